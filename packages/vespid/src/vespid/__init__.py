@@ -1,0 +1,1 @@
+"""The server side of the Vespid runtime: control plane, gateway, worker, engine-runner."""
