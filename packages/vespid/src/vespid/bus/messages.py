@@ -1,0 +1,96 @@
+"""What server processes tell each other through an inbox or a channel.
+
+Every message is a hint about a truth that is in Postgres: losing one costs time, never work. None carries a secret.
+"""
+
+from typing import Literal
+
+import msgspec
+from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
+
+
+class Message(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, tag_field="t"):
+    """Base of all that travels; the tag is the class's name."""
+
+
+class Offer(Message, frozen=True, tag="offer"):
+    """To the edge that owns the executor's socket: grant this request and send `execute`."""
+
+    # Request that a reservation was made for.
+    request_id: RequestId
+    org_id: OrgId
+    executor_id: ExecutorId
+    # Connection the reservation was made on; the grant is refused on another.
+    connection_epoch: int
+    # When the reservation was made, epoch ms by the Redis server's clock.
+    reserved_at_ms: int = 0
+    # The row to insert in the same statement (synchronous dispatch), JSON; absent when the row is there.
+    create: msgspec.Raw | None = None
+    # Process whose caller waits for the outcome; it is sent a `ResultReady`.
+    reply_to: ProcessId | None = None
+
+
+class OfferRefused(Message, frozen=True, tag="refused"):
+    """From the edge to whoever offered: not granted here; choose again without this executor."""
+
+    request_id: RequestId
+    org_id: OrgId
+    executor_id: ExecutorId
+    reason: str
+
+
+class CancelOrder(Message, frozen=True, tag="cancel"):
+    """To the edge: send `execute_cancel` to the executor that holds this request."""
+
+    request_id: RequestId
+    executor_id: ExecutorId
+    lease_epoch: int
+    reason: str
+
+
+class ResultReady(Message, frozen=True, tag="result"):
+    """To the process whose caller waits: the request is terminal in Postgres."""
+
+    request_id: RequestId
+    status: Literal["succeeded", "failed", "cancelled"]
+    output: msgspec.Raw | None = None
+    error: msgspec.Raw | None = None
+
+
+class ReportCapacity(Message, frozen=True, tag="report"):
+    """To every edge: a partition is cold; upsert the executors you hold in it (`None`: the managed ones)."""
+
+    org_id: OrgId | None
+    # Inbox that wants to hear when it is done, with what to quote.
+    reply_to: ProcessId
+    nonce: str
+
+
+class CapacityReported(Message, frozen=True, tag="reported"):
+    """From an edge: all my executors of that partition are in."""
+
+    process_id: ProcessId
+    nonce: str
+
+
+class FeedHint(Message, frozen=True, tag="feed"):
+    """To every process: `control_feed` has a new row; read it now instead of at the next poll."""
+
+    kind: str
+    id: int = 0
+
+
+AnyMessage = Offer | OfferRefused | CancelOrder | ResultReady | ReportCapacity | CapacityReported | FeedHint
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)
+
+
+def encode(message: AnyMessage) -> bytes:
+    """The message as it lies in Redis."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> AnyMessage:
+    """The message in `data`; raises `msgspec.DecodeError` (or its subclass) on anything else."""
+    return _decoder.decode(data)

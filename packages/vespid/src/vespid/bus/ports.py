@@ -1,0 +1,79 @@
+"""What the rest of the house may ask of the bus. `RedisCapacity`, `RedisMail` and `RedisFanout` are the forms of it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol
+
+from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
+
+from vespid.bus.choice import Ask, Choice, ExecutorPresence, LeasedRow, Next, Pool
+from vespid.bus.messages import AnyMessage
+
+
+class Capacity(Protocol):
+    """Who has room. Every call may raise `BusUnavailable`; every call is idempotent by request id.
+
+    A `Next` in an answer has its reservation made: offer it to its edge, or `release` it. One that is dropped comes
+    back by itself after UNCONFIRMED_MS.
+    """
+
+    async def choose(self, ask: Ask) -> Choice:
+        """Reserve a slot, or queue up."""
+
+    async def confirm(
+        self, request_id: RequestId, org_id: OrgId, executor_id: ExecutorId, pool: Pool
+    ) -> Sequence[Next]:
+        """The grant is committed: the reservation no longer expires. Makes it when it is gone (the row is the truth)."""
+
+    async def release(
+        self,
+        request_id: RequestId,
+        org_id: OrgId,
+        *,
+        executor_id: ExecutorId | None = None,
+        pool: Pool | None = None,
+    ) -> Sequence[Next]:
+        """Give back the slot and leave the queue. With `executor_id`: only if that one holds it. No pool: in both."""
+
+    async def upsert(self, executor: ExecutorPresence) -> Sequence[Next]:
+        """It is connected so. An older connection epoch than the known one changes nothing."""
+
+    async def remove(self, executor_id: ExecutorId, org_id: OrgId | None, connection_epoch: int) -> Sequence[Next]:
+        """Its connection is gone. Compares the epoch: the late close of an old socket changes nothing."""
+
+    async def sweep(self, org_id: OrgId | None) -> Sequence[Next]:
+        """Give back what expired and serve who waits, in bounded steps; call it every second or so."""
+
+    async def inflight(self, org_id: OrgId) -> int:
+        """Requests of the organization that count against its quota."""
+
+    async def generation(self, org_id: OrgId | None) -> str | None:
+        """Name of the partition's present life; None when it is cold. An edge that sees another one reports again."""
+
+    async def rebuild(self, org_id: OrgId | None, rows: Sequence[LeasedRow], as_of_ms: int) -> Sequence[Next]:
+        """Make reservations equal to the leased rows read from Postgres at `as_of_ms`; warms a cold partition."""
+
+
+class Mail(Protocol):
+    """Inboxes of processes, and queues from which one process takes each item."""
+
+    async def send(self, to: ProcessId, message: AnyMessage) -> None:
+        """Put a message into a process's inbox; straight into it when it is in this process."""
+
+    def receive(self) -> AsyncIterator[Sequence[AnyMessage]]:
+        """Messages to this process, in batches, in the order of each sender."""
+
+    def wake(self, queue: str, item: str) -> None:
+        """Let one process know that `item` is due. Never waits, may be lost; a burst goes as one push."""
+
+    def wakes(self, queue: str) -> AsyncIterator[Sequence[str]]:
+        """Items for this process to look at, in batches, repeats within a batch dropped."""
+
+
+class Fanout(Protocol):
+    """Channels: who listens now hears it. What was missed is told as a gap, so that the truth is read again."""
+
+    def publish(self, channel: str, data: bytes) -> None:
+        """Tell all who listen. Never waits, may be lost; a burst goes as one write."""
+
+    async def subscribe(self, channel: str, hear: Callable[[bytes | None], None]) -> Callable[[], Awaitable[None]]:
+        """Call `hear` with each message, and with None after a gap. Returns once subscribed, with the way out."""
