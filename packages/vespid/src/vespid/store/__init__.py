@@ -1,0 +1,1 @@
+"""Postgres: the only truth, and the only place with SQL."""

@@ -1,0 +1,105 @@
+"""The schema's steps: Alembic keeps the account, each step is two plain SQL files.
+
+A step is `NNNN_name.py` with `revision`, `down_revision` and two one-line functions that call `run_sql`, beside
+`NNNN_name.up.sql` and `NNNN_name.down.sql`. All steps of one call are one transaction. Two migrators of one database
+wait for each other; roles belong to the whole cluster, so a step that makes one must put up with finding it made.
+"""
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+import structlog
+from alembic import command, op
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from vespid.store.pool import DatabaseUnavailable
+
+log = structlog.get_logger("vespid.store.migrate")
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+# Any number will do, so long as it is always this one.
+_MIGRATOR_LOCK = 0x7665_7370_6964
+
+_NOTHING = "base"
+
+
+class MigrationFailed(Exception):
+    """A step could not be carried out; the schema is as it was."""
+
+
+async def migrate(url: str, target: str = "head") -> str:
+    """Bring the database to a revision, up or down, and answer the one it is at (`base` for an empty one).
+
+    `url` must name a login that owns the schema and may create roles. Raises DatabaseUnavailable, MigrationFailed.
+    """
+    return await asyncio.to_thread(migrate_blocking, url, target)
+
+
+def migrate_blocking(url: str, target: str = "head") -> str:
+    """`migrate` for those who have no event loop."""
+    engine = create_engine("postgresql+psycopg://", creator=lambda: _connect(url), poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"select pg_advisory_lock({_MIGRATOR_LOCK})")
+            connection.commit()
+            _move(connection, target)
+            return _revision_of(connection)
+    except (SQLAlchemyError, psycopg.Error, CommandError) as error:
+        raise MigrationFailed(str(getattr(error, "orig", None) or error)) from error
+    finally:
+        engine.dispose()
+
+
+def run_sql(step: str, direction: str) -> None:
+    """Run the SQL file beside a step's Python file: `run_sql(__file__, "up")`."""
+    sql = Path(step).with_suffix(f".{direction}.sql").read_text("utf-8")
+    driver_connection = op.get_bind().connection.driver_connection
+    if not isinstance(driver_connection, psycopg.Connection):
+        raise TypeError("migrations run through psycopg")
+    # Without parameters psycopg sends the text as it is: several statements, and % and : mean themselves.
+    driver_connection.execute(sql.encode())
+
+
+def _connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
+    try:
+        return psycopg.connect(url, connect_timeout=10, application_name="vespid-migrate")
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"Postgres cannot be reached: {error}") from error
+
+
+def _move(connection: Connection, target: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    current = _revision_of(connection)
+    if _is_behind(ScriptDirectory.from_config(config), target, current):
+        log.info("migrating_down", current=current, target=target)
+        command.downgrade(config, target)
+    else:
+        log.info("migrating_up", current=current, target=target)
+        command.upgrade(config, target)
+
+
+def _is_behind(steps: ScriptDirectory, target: str, current: str) -> bool:
+    if target == _NOTHING:
+        return True
+    if current == _NOTHING:
+        return False
+    passed = {step.revision for step in steps.iterate_revisions(current, _NOTHING)}
+    return target in passed - {current}
+
+
+def _revision_of(connection: Connection) -> str:
+    revision = MigrationContext.configure(connection).get_current_revision()
+    # Reading began a transaction; the next step wants to begin its own.
+    connection.rollback()
+    return revision or _NOTHING
