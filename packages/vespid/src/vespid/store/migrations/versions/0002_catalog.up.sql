@@ -91,7 +91,7 @@ select vespid_tenant_table('webhook_deliveries');
 -- Cross-tenant: a hook's caller is known by nothing but its token. Answers the newest published revision.
 create function vespid_x_find_webhook(p_token_sha256 bytea)
 returns table (organization_id uuid, family_id uuid, workflow_id uuid, published_by_user_id uuid)
-language sql stable security definer set search_path = pg_catalog, public as $$
+language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
     select t.organization_id, t.family_id, w.id, w.published_by_user_id
     from webhook_tokens t
     join workflows w on w.organization_id = t.organization_id and w.family_id = t.family_id and w.status = 'published'
@@ -103,7 +103,7 @@ $$;
 -- Cross-tenant: rotation reads wrapped data keys only, never a sealed value.
 create function vespid_x_secrets_to_rewrap(p_active_kek_id text, p_after uuid, p_limit integer)
 returns table (id uuid, organization_id uuid, kek_id text, wrapped_dek bytea, dek_nonce bytea)
-language sql stable security definer set search_path = pg_catalog, public as $$
+language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
     select s.id, s.organization_id, s.kek_id, s.wrapped_dek, s.dek_nonce
     from secrets s
     where s.kek_id <> p_active_kek_id and s.id > p_after
@@ -116,7 +116,7 @@ $$;
 create function vespid_x_rewrap_secrets(
     p_ids uuid[], p_organization_ids uuid[], p_old_wrapped bytea[], p_kek_id text, p_new_wrapped bytea[], p_new_nonces bytea[]
 ) returns integer
-language sql security definer set search_path = pg_catalog, public as $$
+language sql security definer set search_path = pg_catalog, public, pg_temp as $$
     with given as (
         select * from unnest(p_ids, p_organization_ids, p_old_wrapped, p_new_wrapped, p_new_nonces)
             as g (id, organization_id, old_wrapped, new_wrapped, new_nonce)
