@@ -1,0 +1,98 @@
+"""A workflow made ready to run: what every step would otherwise compute again.
+
+Both DSL versions become one `Plan`, computed once per workflow revision and cacheable for ever. A list is a graph
+whose every node follows the one before it; a condition in a list is followed over its `cond_true` edge, so that a false
+one skips the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from vespid.domain.policy import Backoff
+from vespid.domain.selector import Requirement, Selector
+from vespid.domain.template import Template
+
+NodeType = Literal["connector.action", "agent.execute", "agent.run", "http.request", "condition", "parallel.join"]
+Placement = Literal["executor", "cloud", "gateway"]
+OnLost = Literal["fail", "resend", "wait"]
+OnUnavailable = Literal["wait", "fail"]
+EdgeKind = Literal["always", "cond_true", "cond_false"]
+
+# Nodes that need no I/O: the machine runs them within a step, and their outputs live in the cursor.
+INLINE_TYPES: frozenset[str] = frozenset({"condition", "parallel.join"})
+
+
+class Schedule(msgspec.Struct, frozen=True, rename="camel"):
+    """What to do while no executor is free."""
+
+    on_unavailable: OnUnavailable = "wait"
+    max_wait_ms: int = 600_000
+
+
+class Edge(msgspec.Struct, frozen=True):
+    """From one node to another, taken always or on one outcome of a condition."""
+
+    source: str
+    target: str
+    kind: EdgeKind = "always"
+
+
+class ConditionRule(msgspec.Struct, frozen=True):
+    """A condition, its path already taken apart."""
+
+    path: str
+    # ("input", …) or ("steps", <node>, "output", …)
+    segments: tuple[str | int, ...]
+    op: str
+    value: Template
+
+
+class PlanNode(msgspec.Struct, frozen=True, kw_only=True):
+    """One node, everything static about it known."""
+
+    id: str
+    type: NodeType
+    # Position in a topological order of the graph; equal inputs give equal orders.
+    rank: int
+    # The config with spellings normalised; strings may hold templates.
+    config: Template
+    incoming: tuple[Edge, ...] = ()
+    outgoing: tuple[Edge, ...] = ()
+    # Nodes whose outputs this node's templates and condition path name.
+    references: frozenset[str] = frozenset()
+    # The same, without inline nodes, over every node that may start in the step in which this one succeeds.
+    loads_after: frozenset[str] = frozenset()
+    # None: the run's budget.
+    retry: Backoff | None = None
+    on_lost: OnLost = "fail"
+    # None: the policy's default.
+    timeout_ms: int | None = None
+    placement: Placement | None = None
+    schedule: Schedule = Schedule()
+    # None where the selector holds templates (it is then made when the node starts) and for nodes without one.
+    selector: Selector | None = None
+    requirement: Requirement | None = None
+    signature: str = ""
+    # The `auth.secretId` that travels as `execute.secret`.
+    auth_secret: str | None = None
+    # Secrets named by `{{secrets.<id>}}` in the config.
+    named_secrets: tuple[str, ...] = ()
+    # conditions only
+    condition: ConditionRule | None = None
+    # parallel.join only
+    fail_fast: bool = True
+    # Whether the final failure of this node lets the other branches run on: every join after it says failFast false.
+    failure_drains: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A whole workflow. `nodes` is in topological order."""
+
+    nodes: tuple[PlanNode, ...]
+    by_id: dict[str, PlanNode]
+    roots: tuple[str, ...]
+    # What must be loaded before the step that starts the run; a run's first nodes have no outputs to name.
+    version: str = "v3"
