@@ -1,0 +1,195 @@
+"""Bytes to frames and back.
+
+`decode_agent_frame` and `decode_gateway_frame` take one text message (str or UTF-8 bytes) and answer a frame, or
+`Unknown` for a `type` that is not theirs (to be ignored and counted). A known type with a bad shape raises
+`FrameInvalid`, which names the field. Hostile text (see `text.py`) is mended on the way; `decode_*` do not say how
+often, `clean_message` does.
+
+Sizes: a message up to the agreed limit is decoded; between that and the hard one (four times as much) it is only
+measured and `recover` finds out whose it was; beyond it the socket closes with 1009.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeVar, get_args
+
+import msgspec
+
+from vespid_protocol.frames import AgentFrame, Frame, GatewayFrame, wire_type
+from vespid_protocol.text import clean_json, clean_text
+
+T = TypeVar("T")
+
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+HARD_LIMIT_FACTOR = 4
+
+_agent_decoder = msgspec.json.Decoder(AgentFrame)
+_gateway_decoder = msgspec.json.Decoder(GatewayFrame)
+_encoder = msgspec.json.Encoder()
+_AGENT_TYPES = frozenset(wire_type(kind) for kind in get_args(AgentFrame))
+_GATEWAY_TYPES = frozenset(wire_type(kind) for kind in get_args(GatewayFrame))
+
+
+class FrameInvalid(Exception):
+    """The message is not a frame: no JSON object, no `type`, or a known type with a bad shape."""
+
+    def __init__(
+        self, field: str, message: str, *, request_id: str | None = None, frame_type: str | None = None
+    ) -> None:
+        super().__init__(f"{field}: {message}")
+        # Path of the field that is wrong, like `event.level`; `$` for the message as a whole.
+        self.field = field
+        # For people; never holds the value that was sent.
+        self.message = message
+        # What could be recovered of the frame, for the answer.
+        self.request_id = request_id
+        self.frame_type = frame_type
+
+
+class Unknown(msgspec.Struct, frozen=True, gc=False):
+    """A frame of a type that this end does not know; to be ignored and counted."""
+
+    type: str
+
+
+class Size(IntEnum):
+    """What a message's length means."""
+
+    FITS = 0
+    # Beyond the agreed limit: not processed, but parsed, so that its request can be told.
+    OVER_AGREED = 1
+    # Beyond four times the agreed limit: close 1009.
+    OVER_HARD = 2
+
+
+class Envelope(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """The part of any frame that says what and whose it is."""
+
+    type: str
+    request_id: str | None = None
+    lease_epoch: int | None = None
+
+
+class _Whose(msgspec.Struct, rename="camel", gc=False):
+    type: msgspec.Raw = msgspec.Raw()
+    request_id: msgspec.Raw = msgspec.Raw()
+    lease_epoch: msgspec.Raw = msgspec.Raw()
+
+
+_whose_decoder = msgspec.json.Decoder(_Whose)
+
+
+def encode(frame: Frame) -> bytes:
+    """The frame as compact UTF-8 JSON; what is absent is left out."""
+    return _encoder.encode(frame)
+
+
+def message_bytes(data: bytes | str) -> int:
+    """How long the message is on the wire."""
+    return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode("utf-8", "surrogatepass"))
+
+
+def measure(length: int, agreed: int = MAX_FRAME_BYTES) -> Size:
+    """Where a message of `length` bytes stands against the two limits."""
+    if length <= agreed:
+        return Size.FITS
+    return Size.OVER_AGREED if length <= agreed * HARD_LIMIT_FACTOR else Size.OVER_HARD
+
+
+def clean_message(data: bytes | str) -> tuple[bytes, int]:
+    """The message as UTF-8 without NULs and lone surrogates, and how many those were.
+
+    Raises FrameInvalid for bytes that are not UTF-8: what passes through undecoded must be storable as text later.
+    """
+    if isinstance(data, str):
+        try:
+            return clean_json(data.encode())
+        except UnicodeEncodeError:
+            mended, count = clean_text(data)
+            cleaned, more = clean_json(mended.encode())
+            return cleaned, count + more
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            raise FrameInvalid("$", "not UTF-8") from None
+    return clean_json(data)
+
+
+def decode_agent_frame(data: bytes | str) -> AgentFrame | Unknown:
+    """What an agent sent. Raises FrameInvalid."""
+    return _decode(_agent_decoder, _AGENT_TYPES, clean_message(data)[0])
+
+
+def decode_gateway_frame(data: bytes | str) -> GatewayFrame | Unknown:
+    """What a gateway sent. Raises FrameInvalid."""
+    return _decode(_gateway_decoder, _GATEWAY_TYPES, clean_message(data)[0])
+
+
+def decode_clean_agent_frame(data: bytes) -> AgentFrame | Unknown:
+    """`decode_agent_frame` for bytes that came out of `clean_message`."""
+    return _decode(_agent_decoder, _AGENT_TYPES, data)
+
+
+def decode_clean_gateway_frame(data: bytes) -> GatewayFrame | Unknown:
+    """`decode_gateway_frame` for bytes that came out of `clean_message`."""
+    return _decode(_gateway_decoder, _GATEWAY_TYPES, data)
+
+
+def recover(data: bytes | str) -> Envelope:
+    """What and whose an oversized message is, by a real parse of the whole of it. Raises FrameInvalid.
+
+    An `execute_result` among them fails its request with ``RESULT_TOO_LARGE`` under its requestId and epoch and is
+    acknowledged; any other frame is answered with `error`.
+    """
+    envelope = _envelope(clean_message(data)[0])
+    if envelope is None:
+        raise FrameInvalid("$", "not a JSON object with a type")
+    return envelope
+
+
+def _decode(decoder: msgspec.json.Decoder[T], known: frozenset[str], data: bytes) -> T | Unknown:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        return _explain(str(error), data, known)
+    except msgspec.DecodeError:
+        raise FrameInvalid("$", "not JSON") from None
+    except RecursionError:
+        raise FrameInvalid("$", "nested too deep") from None
+
+
+def _explain(problem: str, data: bytes, known: frozenset[str]) -> Unknown:
+    """Unknown where the type is; else raises FrameInvalid that names the field."""
+    envelope = _envelope(data)
+    message, _, path = problem.partition(" - at `")
+    field = path.rstrip("`").removeprefix("$").removeprefix(".")
+    if envelope is None:
+        raise FrameInvalid("type", message if field == "type" else "Object missing required field `type`")
+    if field == "type" and envelope.type not in known:
+        return Unknown(envelope.type)
+    missing = message.partition("missing required field `")[2].rstrip("`")
+    if missing:
+        field = f"{field}.{missing}" if field else missing
+    raise FrameInvalid(field or "$", message, request_id=envelope.request_id, frame_type=envelope.type)
+
+
+def _envelope(data: bytes) -> Envelope | None:
+    """The identifying fields, each for itself, so that one with a bad shape does not hide the others."""
+    try:
+        whose = _whose_decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    frame_type = _field(whose.type, str)
+    if frame_type is None:
+        return None
+    epoch = _field(whose.lease_epoch, int)
+    return Envelope(frame_type, _field(whose.request_id, str), epoch if epoch is None or 0 <= epoch < 1 << 53 else None)
+
+
+def _field(raw: msgspec.Raw, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError:
+        return None
