@@ -1,1 +1,3 @@
-"""The Vespid node-agent: runs workflow nodes on a machine you control, over one outbound WebSocket."""
+"""The Vespid node-agent: runs work of an organization on a machine it controls, over one outbound WebSocket."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,330 @@
+"""What the agent must not forget: one SQLite file per executor, written by one thread.
+
+    accepted ──▶ started ──▶ finished ──▶ tombstone (24 h)
+
+`accepted` lives in memory only: all that a restart does with it is to forget it, and the gateway sends it again.
+`started` is on disk before the first side effect, `finished` before the result is sent, and the tombstone keeps a
+late duplicate from being run again. Work without side effects goes straight to `finished`.
+
+The file holds ids, epochs, states, digests of payloads and redacted results; never a payload, never a secret.
+
+Writers hand in operations; the thread commits whatever has gathered as one transaction, and one call back into the
+loop tells them all. Idle, nobody waits for anybody. Acknowledgements are not worth a commit of their own (losing one
+costs a repeated result), so they ride along with the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import queue
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vespid_agent.clock import epoch_ms
+
+RETENTION_MS = 24 * 3600 * 1000
+LAZY_FLUSH_S = 0.25
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+create table if not exists meta (key text primary key, value text not null) without rowid;
+create table if not exists entries (
+    request_id text primary key,
+    lease_epoch integer not null,
+    state integer not null,
+    digest blob not null,
+    mark text,
+    result blob,
+    changed_ms integer not null
+) without rowid;
+create index if not exists entries_by_age on entries (changed_ms);
+"""
+
+# Never again `started` once it was anything; the conflict is answered with the row that stands.
+_BEGIN = """
+insert into entries (request_id, lease_epoch, state, digest, changed_ms) values (?, ?, 1, ?, ?)
+on conflict (request_id) do nothing
+"""
+# A request has one outcome: the first that was written.
+_FINISH = """
+insert into entries (request_id, lease_epoch, state, digest, result, changed_ms) values (?, ?, 2, ?, ?, ?)
+on conflict (request_id) do update
+   set lease_epoch = excluded.lease_epoch, state = 2, result = excluded.result, mark = null,
+       changed_ms = excluded.changed_ms
+ where state = 1
+"""
+_BURY = "update entries set state = 3, result = null, mark = null, changed_ms = ? where request_id = ? and state = 2"
+_TOMB = """
+insert into entries (request_id, lease_epoch, state, digest, changed_ms) values (?, ?, 3, ?, ?)
+on conflict (request_id) do nothing
+"""
+_MARK = "update entries set mark = ? where request_id = ? and state = 1"
+_ADOPT = "update entries set lease_epoch = ? where request_id = ? and lease_epoch < ?"
+_READ = "select request_id, lease_epoch, state, digest, mark, result from entries where request_id = ?"
+
+
+class EntryState(enum.IntEnum):
+    STARTED = 1
+    FINISHED = 2
+    TOMBSTONE = 3
+
+
+class JournalError(Exception):
+    """The journal cannot be used: the agent must not run work. The message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row, as it stands on disk."""
+
+    request_id: str
+    lease_epoch: int
+    state: EntryState
+    digest: bytes
+    mark: str | None
+    result: bytes | None
+
+
+# What a writer is told: None (written), the Entry that stood in the way, or the error that kept it from the disk.
+Outcome = Entry | JournalError | None
+Told = Callable[[Outcome], None]
+
+
+@dataclass(slots=True)
+class _Operation:
+    sql: str
+    values: tuple[object, ...]
+    request_id: str
+    told: Told | None
+    outcome: Outcome = None
+
+
+class Journal:
+    """Opened with `Journal.open`; `start` binds it to the running loop; `stop` writes what is left and closes."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, journal_id: str, entries: list[Entry]) -> None:
+        self.path = path
+        # Changes when the journal is new: the gateway then knows that nothing is remembered here.
+        self.journal_id = journal_id
+        # What the last process left `started`: to be reaped and failed before anything new is taken.
+        self.leftovers = [entry for entry in entries if entry.state is EntryState.STARTED]
+        # Finished and not acknowledged, oldest first; the results themselves stay on disk.
+        self.unacknowledged = [entry for entry in entries if entry.state is EntryState.FINISHED]
+        # False while the disk refuses: work is declined.
+        self.healthy = True
+        # Transactions committed, for figures and tests.
+        self.commits = 0
+        self._connection = connection
+        self._batches: queue.SimpleQueue[list[_Operation] | None] = queue.SimpleQueue()
+        self._urgent: list[_Operation] = []
+        self._lazy: list[_Operation] = []
+        self._lazy_timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = asyncio.Event()
+
+    @classmethod
+    def open(cls, path: Path, executor_id: str) -> Journal:
+        """Open or create. Raises JournalError when the file is damaged, foreign, or cannot be written."""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
+        except (OSError, sqlite3.Error) as error:
+            raise JournalError(f"the journal {path} cannot be opened: {error}") from error
+        try:
+            journal_id = _prepare(connection, executor_id)
+            rows = connection.execute(
+                "select request_id, lease_epoch, state, digest, mark, null from entries"
+                " where state in (1, 2) order by changed_ms, request_id"
+            ).fetchall()
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise JournalError(
+                f"the journal {path} is damaged or cannot be written ({error}). Free space if the disk is full. "
+                "If it is damaged, move it away and start again: results that were not yet delivered are lost then."
+            ) from error
+        except JournalError:
+            connection.close()
+            raise
+        return cls(connection, path, journal_id, [_entry(row) for row in rows])
+
+    async def start(self) -> None:
+        if self._thread is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._write_batches, name="journal", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Commit what was handed in and close the file."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            await self._closed.wait() if self._loop is not None else None
+            return
+        self._flush()
+        self._batches.put(None)
+        await self._closed.wait()
+        thread.join()
+
+    def begin(self, request_id: str, lease_epoch: int, digest: bytes, told: Told) -> None:
+        """`started`. Told the Entry that stands if this request was ever started or finished here: do not run it."""
+        self._submit(_Operation(_BEGIN, (request_id, lease_epoch, digest, epoch_ms()), request_id, told))
+
+    def finish(self, request_id: str, lease_epoch: int, digest: bytes, result: bytes, told: Told) -> None:
+        """`finished`, with the frame to send. Told the Entry that stands if an outcome was written before."""
+        values = (request_id, lease_epoch, digest, result, epoch_ms())
+        self._submit(_Operation(_FINISH, values, request_id, told))
+
+    def bury(self, request_id: str) -> None:
+        """The result was acknowledged: keep the id, drop the result."""
+        self._submit_lazily(_Operation(_BURY, (epoch_ms(), request_id), request_id, None))
+
+    def entomb(self, request_id: str, lease_epoch: int) -> None:
+        """Never start this one: it was cancelled before it came."""
+        self._submit_lazily(_Operation(_TOMB, (request_id, lease_epoch, b"", epoch_ms()), request_id, None))
+
+    def adopt(self, request_id: str, lease_epoch: int) -> None:
+        """The request is ours under a higher epoch."""
+        self._submit_lazily(_Operation(_ADOPT, (lease_epoch, request_id, lease_epoch), request_id, None))
+
+    async def mark(self, request_id: str, mark: str) -> None:
+        """Remember what to reap should this process die. Raises JournalError when it could not be written."""
+        outcome = await self._awaited(_Operation(_MARK, (mark, request_id), request_id, None))
+        if isinstance(outcome, JournalError):
+            raise outcome
+
+    async def read(self, request_id: str) -> Entry | None:
+        """The row as it stands after everything handed in before."""
+        outcome = await self._awaited(_Operation("", (), request_id, None))
+        if isinstance(outcome, JournalError):
+            raise outcome
+        return outcome
+
+    async def finish_leftover(self, entry: Entry, result: bytes) -> None:
+        """Close what the last process left open. Raises JournalError."""
+        values = (entry.request_id, entry.lease_epoch, entry.digest, result, epoch_ms())
+        outcome = await self._awaited(_Operation(_FINISH, values, entry.request_id, None))
+        if isinstance(outcome, JournalError):
+            raise outcome
+
+    def purge(self) -> None:
+        """Forget what is older than a day: tombstones, and results that nobody acknowledged."""
+        age = (epoch_ms() - RETENTION_MS,)
+        self._submit_lazily(_Operation("delete from entries where changed_ms < ? and state > 1", age, "", None))
+
+    def _submit(self, operation: _Operation) -> None:
+        if not self._urgent and self._loop is not None:
+            self._loop.call_soon(self._flush)
+        self._urgent.append(operation)
+
+    def _submit_lazily(self, operation: _Operation) -> None:
+        self._lazy.append(operation)
+        if self._lazy_timer is None and self._loop is not None:
+            self._lazy_timer = self._loop.call_later(LAZY_FLUSH_S, self._flush)
+
+    async def _awaited(self, operation: _Operation) -> Outcome:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        operation.told = lambda outcome: future.done() or future.set_result(outcome)
+        self._submit(operation)
+        return await future
+
+    def _flush(self) -> None:
+        if self._lazy_timer is not None:
+            self._lazy_timer.cancel()
+            self._lazy_timer = None
+        batch = self._lazy + self._urgent
+        if batch:
+            self._lazy, self._urgent = [], []
+            self._batches.put(batch)
+
+    def _write_batches(self) -> None:
+        assert self._loop is not None
+        last = False
+        while not last:
+            batch = self._batches.get()
+            operations: list[_Operation] = []
+            while True:
+                if batch is None:
+                    last = True
+                else:
+                    operations += batch
+                try:
+                    batch = self._batches.get_nowait()
+                except queue.Empty:
+                    break
+            if operations:
+                self._write(operations)
+                self._loop.call_soon_threadsafe(self._tell, operations)
+        self._connection.close()
+        self._loop.call_soon_threadsafe(self._closed.set)
+
+    def _write(self, operations: list[_Operation]) -> None:
+        execute = self._connection.execute
+        try:
+            execute("begin")
+            for operation in operations:
+                if operation.sql:
+                    cursor = execute(operation.sql, operation.values)
+                    if cursor.rowcount != 0 or operation.told is None:
+                        continue
+                row = execute(_READ, (operation.request_id,)).fetchone()
+                operation.outcome = _entry(row) if row is not None else None
+            execute("commit")
+            self.commits += 1
+            self.healthy = True
+        except sqlite3.Error as error:
+            self._give_up(operations, error)
+
+    def _give_up(self, operations: Iterable[_Operation], error: sqlite3.Error) -> None:
+        self.healthy = False
+        failure = JournalError(f"the journal {self.path} cannot be written: {error}")
+        for operation in operations:
+            operation.outcome = failure
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("rollback")
+            except sqlite3.Error as second:
+                failure.add_note(f"nor rolled back: {second}")
+
+    def _tell(self, operations: list[_Operation]) -> None:
+        for operation in operations:
+            if operation.told is not None:
+                operation.told(operation.outcome)
+
+
+def _prepare(connection: sqlite3.Connection, executor_id: str) -> str:
+    """Settings, schema and identity of the file; its journalId."""
+    execute = connection.execute
+    execute("pragma locking_mode = exclusive")  # one process writes; spares the shared-memory file
+    execute("pragma journal_mode = wal")
+    execute("pragma synchronous = full")
+    found = execute("pragma quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+    execute("begin immediate")
+    version = execute("pragma user_version").fetchone()[0]
+    if version not in (0, SCHEMA_VERSION):
+        raise JournalError(f"the journal was written by another version of the agent (schema {version})")
+    for statement in _SCHEMA.split(";"):
+        execute(statement)
+    execute(f"pragma user_version = {SCHEMA_VERSION}")
+    identity = dict(execute("select key, value from meta").fetchall())
+    if not identity:
+        identity = {"journal_id": str(uuid.uuid4()), "executor_id": executor_id}
+        connection.executemany("insert into meta (key, value) values (?, ?)", identity.items())
+    if identity["executor_id"] != executor_id:
+        raise JournalError(f"the journal belongs to executor {identity['executor_id']}, not {executor_id}")
+    execute("delete from entries where changed_ms < ? and state > 1", (epoch_ms() - RETENTION_MS,))
+    execute("commit")
+    return str(identity["journal_id"])
+
+
+def _entry(row: tuple[str, int, int, bytes, str | None, bytes | None]) -> Entry:
+    return Entry(row[0], row[1], EntryState(row[2]), row[3], row[4], row[5])

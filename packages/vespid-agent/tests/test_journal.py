@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from vespid_agent.journal import EntryState, Journal, JournalError, Outcome
+
+DIGEST = b"d" * 32
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    opened = Journal.open(tmp_path / "j.sqlite", "executor")
+    await opened.start()
+    yield opened
+    await opened.stop()
+
+
+async def begin(journal: Journal, request_id: str, epoch: int = 1) -> Outcome:
+    told: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    journal.begin(request_id, epoch, DIGEST, told.set_result)
+    return await told
+
+
+async def finish(journal: Journal, request_id: str, result: bytes = b"{}", epoch: int = 1) -> Outcome:
+    told: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    journal.finish(request_id, epoch, DIGEST, result, told.set_result)
+    return await told
+
+
+async def reopened(journal: Journal) -> Journal:
+    await journal.stop()
+    return Journal.open(journal.path, "executor")
+
+
+@pytest.mark.promise("P2")
+async def test_a_request_begins_once(journal: Journal) -> None:
+    assert await begin(journal, "r") is None
+    standing = await begin(journal, "r", epoch=2)
+    assert not isinstance(standing, JournalError)
+    assert standing is not None
+    assert standing.state is EntryState.STARTED
+
+
+@pytest.mark.promise("P2")
+async def test_a_request_begins_once_across_a_restart_and_after_its_acknowledgement(journal: Journal) -> None:
+    await begin(journal, "r")
+    await finish(journal, "r", b'{"a":1}')
+    journal.bury("r")
+    again = await reopened(journal)
+    await again.start()
+    standing = await begin(again, "r")
+    assert not isinstance(standing, JournalError)
+    assert standing is not None
+    assert (standing.state, standing.result) == (EntryState.TOMBSTONE, None)
+    await again.stop()
+
+
+async def test_the_first_outcome_stands(journal: Journal) -> None:
+    await begin(journal, "r")
+    assert await finish(journal, "r", b"first") is None
+    standing = await finish(journal, "r", b"second")
+    assert not isinstance(standing, JournalError)
+    assert standing is not None
+    assert standing.result == b"first"
+
+
+@pytest.mark.promise("P3")
+async def test_restart_knows_what_was_started_and_what_was_not_acknowledged(journal: Journal) -> None:
+    await begin(journal, "left")
+    await journal.mark("left", '{"pid":1}')
+    await begin(journal, "done")
+    await finish(journal, "done", b"result")
+    await finish(journal, "acknowledged", b"result")
+    journal.bury("acknowledged")
+    again = await reopened(journal)
+    assert [(e.request_id, e.mark) for e in again.leftovers] == [("left", '{"pid":1}')]
+    assert [e.request_id for e in again.unacknowledged] == ["done"]
+    assert again.journal_id == journal.journal_id
+    await again.start()
+    entry = await again.read("done")
+    assert entry is not None
+    assert entry.result == b"result"
+    await again.stop()
+
+
+async def test_operations_of_one_loop_turn_share_a_commit(journal: Journal) -> None:
+    before = journal.commits
+    outcomes = await asyncio.gather(*(begin(journal, f"r{n}") for n in range(100)))
+    assert outcomes == [None] * 100
+    assert journal.commits - before <= 2
+
+
+async def test_acknowledgement_alone_is_written_without_being_asked_for(journal: Journal) -> None:
+    await finish(journal, "r")
+    journal.bury("r")
+    again = await reopened(journal)
+    assert again.unacknowledged == []
+
+
+async def test_cancelled_before_it_came_never_begins(journal: Journal) -> None:
+    journal.entomb("r", 1)
+    standing = await begin(journal, "r")
+    assert not isinstance(standing, JournalError)
+    assert standing is not None
+    assert standing.state is EntryState.TOMBSTONE
+
+
+async def test_full_disk_is_told_to_every_writer_and_heals(journal: Journal) -> None:
+    journal._connection.execute("pragma max_page_count = 1")
+    big = b"x" * 100_000
+    assert isinstance(await finish(journal, "r", big), JournalError)
+    assert not journal.healthy
+    journal._connection.execute("pragma max_page_count = 1000000")
+    assert await finish(journal, "r", big) is None
+    assert journal.healthy
+
+
+def test_damaged_file_refuses_to_open_and_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    path.write_bytes(b"not a database, certainly not one " * 100)
+    with pytest.raises(JournalError, match="move it away"):
+        Journal.open(path, "executor")
+
+
+def test_damage_within_the_file_refuses_to_open(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    Journal.open(path, "executor")._connection.close()
+    connection = sqlite3.connect(path)
+    rows = [(f"r{n}", 1, 2, DIGEST, b"x" * 3000, 1 << 50) for n in range(50)]
+    connection.executemany(
+        "insert into entries (request_id, lease_epoch, state, digest, result, changed_ms) values (?,?,?,?,?,?)", rows
+    )
+    connection.commit()
+    connection.close()
+    content = bytearray(path.read_bytes())
+    content[4096 * 8 : 4096 * 12] = b"\xff" * 4096 * 4
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="damaged"):
+        Journal.open(path, "executor")
+
+
+def test_journal_of_another_executor_is_refused(tmp_path: Path) -> None:
+    Journal.open(tmp_path / "j.sqlite", "one")._connection.close()
+    with pytest.raises(JournalError, match="belongs to executor one"):
+        Journal.open(tmp_path / "j.sqlite", "two")
+
+
+def test_folder_that_cannot_be_written_refuses(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.touch()
+    with pytest.raises(JournalError, match="cannot be opened"):
+        Journal.open(blocker / "j.sqlite", "executor")
+
+
+def test_a_new_journal_has_a_new_id(tmp_path: Path) -> None:
+    first = Journal.open(tmp_path / "a.sqlite", "executor")
+    second = Journal.open(tmp_path / "b.sqlite", "executor")
+    assert first.journal_id != second.journal_id
