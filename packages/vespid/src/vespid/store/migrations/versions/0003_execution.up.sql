@@ -218,14 +218,14 @@ language sql as $$
 $$;
 
 -- Appends events to a run whose row the caller has locked, behind `base`, the event_seq before them.
--- events: [{"t": type, "l": level, "n": nodeId?, "nt": nodeType?, "m": message?, "p": payload?}]
+-- events: [{"t": type, "l": level, "n": nodeId?, "nt": nodeType?, "m": message?, "p": payload?, "a": attemptCount?}]
 create function vespid_i_append_events(org uuid, workflow uuid, run uuid, attempt int, base bigint, events jsonb)
 returns void language sql as $$
     insert into workflow_run_events (run_id, seq, organization_id, workflow_id, attempt_count,
                                      event_type, level, node_id, node_type, message, payload)
-    select run, base + e.ord, org, workflow, attempt, e.t, e.l, e.n, e.nt, e.m, nullif(e.p, 'null'::jsonb)
-    from rows from (jsonb_to_recordset(events) as (t text, l text, n text, nt text, m text, p jsonb))
-         with ordinality as e (t, l, n, nt, m, p, ord)
+    select run, base + e.ord, org, workflow, coalesce(e.a, attempt), e.t, e.l, e.n, e.nt, e.m, nullif(e.p, 'null'::jsonb)
+    from rows from (jsonb_to_recordset(events) as (t text, l text, n text, nt text, m text, p jsonb, a int))
+         with ordinality as e (t, l, n, nt, m, p, a, ord)
 $$;
 
 -- One execution row from JSON (vespid.store.executions.NewRow). With `holder`, a server process, it is leased at once.
