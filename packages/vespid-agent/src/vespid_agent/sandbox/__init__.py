@@ -1,0 +1,1 @@
+"""Where shell tasks run: backends behind one small interface (`task.Backend`)."""

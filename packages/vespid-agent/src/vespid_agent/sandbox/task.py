@@ -1,0 +1,106 @@
+"""What a sandbox backend takes and gives: one shell task in, its output while it runs, one result.
+
+Every backend keeps the same promise: when `run` has returned, raised or been cancelled, nothing of the task lives on.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+import msgspec
+
+from vespid_runtime.redaction import Redactor
+
+Network = Literal["none", "enabled"]
+Shell = Literal["sh", "bash"]
+Stream = Literal["stdout", "stderr"]
+
+# (stream, text, offset): offset counts the characters of that stream so far; a gap means that output was cut there.
+OnOutput = Callable[[Stream, str, int], None]
+
+
+class SandboxError(Exception):
+    """A task could not be run at all; `code` is of the contract (SANDBOX_UNAVAILABLE:<backend>, …)."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class ShellTask:
+    request_id: str
+    run_id: str
+    node_id: str
+    script: str
+    workdir: Path
+    timeout_ms: int
+    output_max_chars: int
+    shell: Shell = "sh"
+    # Complete task environment besides the backend's minimal one; wins over it.
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    # None where the node says nothing: host runs with the network, bubblewrap and docker without.
+    network: Network | None = None
+    image: str | None = None
+    # Masks output before it is cut, so that no half of a secret is left at the cut.
+    redactor: Redactor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    # 128 + n when signal n ended the shell; None when time ran out.
+    exit_code: int | None
+    timed_out: bool
+    # Head and tail with a mark between them where they were cut.
+    stdout: str
+    stderr: str
+    stdout_truncated: bool
+    stderr_truncated: bool
+    duration_ms: int
+
+
+class ProcessMark(msgspec.Struct, frozen=True, rename="camel"):
+    """What the journal keeps of a started task, enough to find and end it after the agent itself was killed."""
+
+    backend: str
+    pid: int
+    # Clock ticks after boot at which `pid` started: a reused pid has another value.
+    start_ticks: int
+    # A mark of an earlier boot has nothing left to reap.
+    boot_id: str
+    # Random; every process of the task has it in its environment, its cgroup in its name.
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    ok: bool
+    # Why not and what to do, for people; None when ok.
+    reason: str | None = None
+    # What holds here and what does not (e.g. memory limit by cgroup or by rlimit), for `doctor` and start-up logs.
+    notes: tuple[str, ...] = ()
+
+
+class Backend(Protocol):
+    """One way to run a task. `run` may be cancelled at any moment and then leaves nothing behind before it raises."""
+
+    name: str
+
+    async def available(self) -> Availability: ...
+
+    async def run(
+        self, task: ShellTask, on_output: OnOutput, started: Callable[[ProcessMark], Awaitable[None]]
+    ) -> TaskResult:
+        """`started` has returned (its journal entry is on disk) before the first byte of the script runs.
+
+        Raises `SandboxError`.
+        """
+        ...
+
+    async def reap(self, mark: ProcessMark) -> None:
+        """End whatever a mark of an earlier agent process left behind. Returns when it is gone; harmless to repeat."""
+        ...
