@@ -223,7 +223,7 @@ create function vespid_i_append_events(org uuid, workflow uuid, run uuid, attemp
 returns void language sql as $$
     insert into workflow_run_events (run_id, seq, organization_id, workflow_id, attempt_count,
                                      event_type, level, node_id, node_type, message, payload)
-    select run, base + e.ord, org, workflow, coalesce(e.a, attempt), e.t, e.l, e.n, e.nt, e.m, nullif(e.p, 'null'::jsonb)
+    select run, base + e.ord, org, workflow, coalesce(e.a, attempt), e.t, coalesce(e.l, 'info'), e.n, e.nt, e.m, nullif(e.p, 'null'::jsonb)
     from rows from (jsonb_to_recordset(events) as (t text, l text, n text, nt text, m text, p jsonb, a int))
          with ordinality as e (t, l, n, nt, m, p, a, ord)
 $$;
@@ -392,7 +392,8 @@ declare
     org uuid;
     workflow_status text;
 begin
-    for ord in 1 .. coalesce(array_length(items, 1), 0) loop
+    for i in 1 .. coalesce(array_length(items, 1), 0) loop
+        ord := i;
         item := items[ord];
         org := (item->>'org')::uuid;
         perform set_config('app.current_org_id', org::text, true);
@@ -420,7 +421,8 @@ end $$;
 create function vespid_apply_steps(items jsonb[])
 returns table (ord int, outcome text, detail jsonb) language plpgsql as $$
 begin
-    for ord in 1 .. coalesce(array_length(items, 1), 0) loop
+    for i in 1 .. coalesce(array_length(items, 1), 0) loop
+        ord := i;
         perform set_config('app.current_org_id', items[ord]->>'org', true);
         detail := vespid_i_write_step(items[ord]);
         outcome := case when detail is null then 'conflict' else 'ok' end;
@@ -503,7 +505,8 @@ language plpgsql security definer set search_path = pg_catalog, public as $$
 declare
     stored record;
 begin
-    for ord in 1 .. coalesce(array_length(items, 1), 0) loop
+    for i in 1 .. coalesce(array_length(items, 1), 0) loop
+        ord := i;
         state := 'pending'; output := null; error := null; error_message := null;
         if vespid_i_insert_execution((items[ord]->>'org')::uuid, items[ord]) then
             outcome := 'created';
@@ -538,7 +541,8 @@ declare
     stored record;
     created boolean;
 begin
-    for ord in 1 .. coalesce(array_length(items, 1), 0) loop
+    for i in 1 .. coalesce(array_length(items, 1), 0) loop
+        ord := i;
         item := items[ord];
         request := item->>'request';
         outcome := null; lease_epoch := null; state := null; output := null; error := null; error_message := null;
@@ -629,7 +633,8 @@ declare
     tail jsonb;
     final_state text;
 begin
-    for ord in 1 .. coalesce(array_length(items, 1), 0) loop
+    for i in 1 .. coalesce(array_length(items, 1), 0) loop
+        ord := i;
         item := items[ord];
         request := item->>'request';
         executor := (item->>'executor')::uuid;
@@ -712,7 +717,8 @@ declare
     written record;
     count int;
 begin
-    for ord in 1 .. coalesce(array_length(items, 1), 0) loop
+    for i in 1 .. coalesce(array_length(items, 1), 0) loop
+        ord := i;
         item := items[ord];
         count := jsonb_array_length(item->'events');
         outcome := 'fenced'; run_id := null; seq := null;
@@ -758,7 +764,8 @@ create function vespid_x_return_executions(items jsonb[])
 returns table (ord int, outcome text)
 language plpgsql security definer set search_path = pg_catalog, public as $$
 begin
-    for ord in 1 .. coalesce(array_length(items, 1), 0) loop
+    for i in 1 .. coalesce(array_length(items, 1), 0) loop
+        ord := i;
         update executions e
         set state = 'pending', placements = greatest(e.placements - 1, 0), act_by = greatest(e.act_by, now() + interval '10 s'),
             sweep_at = now() + interval '5 s'
@@ -778,7 +785,8 @@ declare
     waiting record;
     written record;
 begin
-    for ord in 1 .. coalesce(array_length(items, 1), 0) loop
+    for i in 1 .. coalesce(array_length(items, 1), 0) loop
+        ord := i;
         outcome := 'same'; run_id := null; seq := null;
         select e.run_id, e.organization_id, e.node_id, e.node_type into waiting from executions e
         where e.request_id = items[ord]->>'request' and e.state = 'pending'
@@ -980,7 +988,8 @@ begin
                           and e.finished_at is null and coalesce((i->>'leaseEpoch')::bigint, e.lease_epoch) = e.lease_epoch)
     loop
         request_id := held.request_id; lease_epoch := held.lease_epoch; action := 'foreign'; payload := null; secret_refs := null;
-        organization_id := null; run_id := null; remaining_ms := null;
+        organization_id := null; run_id := null; workflow_id := null; node_id := null; node_type := null; attempt := null; kind := null;
+        requested_by_user_id := null; timeout_ms := null; remaining_ms := null; on_lost := null; last_event_seq := null;
         return next;
     end loop;
 end $$;
