@@ -1,0 +1,162 @@
+"""Agents, which the inside calls executors: what an operator sees of them and may do to them.
+
+A change and the row of the control feed that tells of it are one transaction; the gateway's own statements check the
+same columns, so that nothing depends on the feed being read.
+"""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from vespid.store.pool import Database
+from vespid.store.queries import load
+
+QUERIES = load("agents")
+
+# A process renews a lease of this length every third of it, so a lease that stands was renewed so long before its end.
+PROCESS_LEASE = timedelta(seconds=15)
+
+
+class AgentRow(msgspec.Struct, frozen=True):
+    """An executor as its owner may see it."""
+
+    id: UUID
+    # None: of the managed pool.
+    organization_id: UUID | None
+    name: str
+    agent_version: str | None
+    # The control plane's; these route.
+    tags: list[str]
+    # The agent's own words, for people.
+    reported_tags: list[str]
+    # None: all.
+    kinds: list[str] | None
+    connectors: list[str] | None
+    # None: not filtered by engine.
+    engines: list[str] | None
+    max_in_flight: int
+    cordoned: bool
+    draining: bool
+    enabled: bool
+    revoked_at: datetime | None
+    created_at: datetime
+    # When a connection of it last began or ended.
+    last_seen_at: datetime | None
+    # None while it is connected.
+    lost_at: datetime | None
+    # The lease of the process that has its socket.
+    edge_lease_until: datetime | None
+    # Requests that it holds.
+    in_flight: int
+    runtime_class: str | None = None
+    region: str | None = None
+
+    @property
+    def heard_at(self) -> datetime | None:
+        """When it was last heard of, as exactly as Postgres knows: to the renewal of its edge's lease."""
+        if self.last_seen_at is None or self.lost_at is not None or self.edge_lease_until is None:
+            return self.last_seen_at
+        return max(self.last_seen_at, self.edge_lease_until - PROCESS_LEASE)
+
+
+async def list_agents(
+    connection: asyncpg.Connection, organization_id: UUID, before: UUID | None, limit: int
+) -> list[AgentRow]:
+    records = await connection.fetch(QUERIES.list_agents, organization_id, before, limit)
+    return [AgentRow(**record) for record in records]
+
+
+async def change_tags(connection: asyncpg.Connection, organization_id: UUID, agent_id: UUID, tags: list[str]) -> bool:
+    """False where there is no such agent, or it is revoked."""
+    version = await connection.fetchval(QUERIES.change_tags, organization_id, agent_id, tags)
+    if version is None:
+        return False
+    payload = msgspec.json.encode({"tags": tags, "tagsVersion": version})
+    await _announce(connection, organization_id, "executor_tags", agent_id, payload)
+    return True
+
+
+async def set_cordoned(connection: asyncpg.Connection, organization_id: UUID, agent_id: UUID, cordoned: bool) -> bool:
+    """False where there is no such agent, or it is revoked."""
+    if await connection.fetchval(QUERIES.set_cordoned, organization_id, agent_id, cordoned) is None:
+        return False
+    kind = "executor_cordoned" if cordoned else "executor_uncordoned"
+    await _announce(connection, organization_id, kind, agent_id)
+    return True
+
+
+async def revoke_agent(connection: asyncpg.Connection, organization_id: UUID, agent_id: UUID) -> bool:
+    """False where there is no such agent. Revoking twice is one revoke."""
+    if await connection.fetchrow(QUERIES.lock_agent, organization_id, agent_id) is None:
+        return False
+    if await connection.fetchval(QUERIES.revoke_agent, organization_id, agent_id) is not None:
+        await _announce(connection, organization_id, "executor_revoked", agent_id)
+    return True
+
+
+async def rotate_agent_token(
+    connection: asyncpg.Connection, organization_id: UUID, agent_id: UUID, token_sha256: bytes, grace_ms: int
+) -> bool:
+    """False where there is no such agent, or it is revoked."""
+    rotated = await connection.fetchval(QUERIES.rotate_agent_token, organization_id, agent_id, token_sha256, grace_ms)
+    if rotated is None:
+        return False
+    payload = msgspec.json.encode({"graceMs": grace_ms})
+    await _announce(connection, organization_id, "executor_token_rotated", agent_id, payload)
+    return True
+
+
+class ManagedSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What a managed executor is issued with."""
+
+    name: str
+    max_in_flight: int = 10
+    labels: list[str] = []
+    capabilities: msgspec.Raw | None = None
+    kinds: list[str] | None = None
+    connectors: list[str] | None = None
+    engines: list[str] | None = None
+    reported_tags: list[str] = []
+    runtime_class: str | None = None
+    region: str | None = None
+
+
+async def issue_managed_executor(database: Database, executor_id: UUID, token_sha256: bytes, spec: ManagedSpec) -> None:
+    await database.execute_system(QUERIES.issue_managed_executor, executor_id, token_sha256, msgspec.json.encode(spec))
+
+
+async def list_managed_executors(database: Database, before: UUID | None, limit: int) -> list[AgentRow]:
+    records = await database.fetch_system(QUERIES.list_managed_executors, before, limit)
+    return [
+        msgspec.convert(
+            {
+                **msgspec.json.decode(record["executor"]),
+                "in_flight": record["in_flight"],
+                "edge_lease_until": record["edge_lease_until"],
+            },
+            AgentRow,
+        )
+        for record in records
+    ]
+
+
+async def change_managed_executor(
+    database: Database, executor_id: UUID, *, drain: bool | None, enabled: bool | None
+) -> bool:
+    """False where there is no such managed executor, or it is revoked. None leaves what is there."""
+    changed: bool = await database.fetchval_system(QUERIES.change_managed_executor, executor_id, drain, enabled)
+    return changed
+
+
+async def revoke_managed_executor(database: Database, executor_id: UUID) -> bool:
+    """False where there is no such managed executor. Revoking twice is one revoke."""
+    revoked: bool = await database.fetchval_system(QUERIES.revoke_managed_executor, executor_id)
+    return revoked
+
+
+async def _announce(
+    connection: asyncpg.Connection, organization_id: UUID, kind: str, agent_id: UUID, payload: bytes = b"{}"
+) -> None:
+    await connection.execute(QUERIES.announce, organization_id, kind, str(agent_id), payload)

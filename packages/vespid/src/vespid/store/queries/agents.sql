@@ -1,0 +1,56 @@
+-- name: list_agents
+-- Newest first. A live connection was heard of when its edge last renewed its own lease; between connect and close
+-- nothing is written to the executor's row.
+select x.id, x.organization_id, x.name, x.agent_version, x.tags, x.reported_tags, x.kinds, x.connectors, x.engines,
+    x.max_in_flight, x.cordoned, x.draining, x.enabled, x.revoked_at, x.created_at, x.last_seen_at, x.lost_at,
+    case when x.lost_at is null then p.lease_until end as edge_lease_until,
+    (select count(*) from executions e
+     where e.executor_id = x.id and e.finished_at is null and e.state <> 'pending') as in_flight,
+    x.runtime_class, x.region
+from executors x
+left join processes p on p.id = x.edge_id
+where x.organization_id = $1 and ($2::uuid is null or x.id < $2)
+order by x.id desc
+limit $3
+
+-- name: change_tags
+-- A revoked agent has no tags to change.
+update executors set tags = $3, tags_version = tags_version + 1
+where organization_id = $1 and id = $2 and revoked_at is null
+returning tags_version
+
+-- name: set_cordoned
+update executors set cordoned = $3
+where organization_id = $1 and id = $2 and revoked_at is null
+returning id
+
+-- name: lock_agent
+select revoked_at from executors where organization_id = $1 and id = $2 for no key update
+
+-- name: revoke_agent
+update executors set revoked_at = now(), previous_token_sha256 = null, previous_token_until = null
+where organization_id = $1 and id = $2 and revoked_at is null
+returning id
+
+-- name: rotate_agent_token
+-- The token of before is good for a while, so that the agent can be told the new one without a gap.
+update executors
+set previous_token_sha256 = token_sha256, previous_token_until = now() + $4 * interval '1 ms', token_sha256 = $3
+where organization_id = $1 and id = $2 and revoked_at is null
+returning id
+
+-- name: announce
+-- In the transaction of the change: what every process must learn within a second.
+insert into control_feed (organization_id, kind, subject_id, payload) values ($1, $2, $3, $4) returning id
+
+-- name: issue_managed_executor
+select vespid_x_issue_managed_executor($1, $2, $3)
+
+-- name: list_managed_executors
+select executor, in_flight, edge_lease_until from vespid_x_list_managed_executors($1, $2)
+
+-- name: change_managed_executor
+select vespid_x_change_managed_executor($1, $2, $3)
+
+-- name: revoke_managed_executor
+select vespid_x_revoke_managed_executor($1)

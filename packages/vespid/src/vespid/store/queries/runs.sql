@@ -1,0 +1,57 @@
+-- name: list_runs
+-- Of one workflow, newest first.
+select id, organization_id, workflow_id, trigger_type, status, attempt_count, max_attempts, next_attempt_at,
+    requested_by_user_id, input, error, error_message, cursor, created_at, started_at, finished_at
+from workflow_runs
+where organization_id = $1 and workflow_id = $2 and ($3::uuid is null or id < $3)
+order by id desc
+limit $4
+
+-- name: read_run
+select id, organization_id, workflow_id, trigger_type, status, attempt_count, max_attempts, next_attempt_at,
+    requested_by_user_id, input, error, error_message, cursor, created_at, started_at, finished_at
+from workflow_runs
+where organization_id = $1 and workflow_id = $2 and id = $3
+
+-- name: list_blocked
+-- What the run waits for, the oldest first.
+select request_id, node_id, kind, state, waiting_reason, created_at, act_by
+from executions
+where organization_id = $1 and run_id = $2 and finished_at is null
+order by created_at, request_id
+
+-- name: read_node_output
+-- Of the node's latest attempt that has ended.
+select node_id, node_type, attempt, state, output, error, error_message
+from executions
+where organization_id = $1 and run_id = $2 and node_id = $3 and finished_at is not null
+order by attempt desc
+limit 1
+
+-- name: list_ends
+-- The latest ended attempt of each node, with the output in full.
+select distinct on (node_id) node_id, node_type, attempt, state, output, error, error_message
+from executions
+where organization_id = $1 and run_id = $2 and finished_at is not null
+order by node_id, attempt desc
+
+-- name: list_events
+-- seq is given in commit order within a run, so a page never misses what a later read would show below it.
+select id, seq, organization_id, workflow_id, run_id, attempt_count, event_type, node_id, node_type, level, message,
+    payload, created_at
+from workflow_run_events
+where run_id = $1 and seq > $2
+order by seq
+limit $3
+
+-- name: read_progress
+-- How far the run's events go, and whether there will be more.
+select event_seq, finished_at is not null as is_finished
+from workflow_runs
+where organization_id = $1 and workflow_id = $2 and id = $3
+
+-- name: cancel_run
+select vespid_cancel_run($1, $2)
+
+-- name: create_runs
+select outcome, created_at from vespid_create_runs($1::jsonb[]) order by ord

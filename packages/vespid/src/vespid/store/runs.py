@@ -1,0 +1,179 @@
+"""Runs as their callers see them: created, cancelled, looked at. Steps are in `steps`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from vespid.store.group import GroupCommit
+from vespid.store.pool import Database
+from vespid.store.queries import load
+from vespid_protocol.ids import OrgId, RunId
+
+QUERIES = load("runs")
+
+_encode = msgspec.json.Encoder().encode
+
+TriggerType = Literal["manual", "webhook", "cron", "api"]
+CreateOutcome = Literal["created", "not_found", "not_published"]
+CancelOutcome = Literal["requested", "finished", "not_found"]
+
+
+class NewRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A run as `vespid_create_runs` reads it; created twice under one id, it is one run."""
+
+    org: OrgId
+    id: RunId
+    workflow_id: str
+    trigger_type: TriggerType
+    max_attempts: int
+    # Whose name it carries; for cron and webhook the publisher's.
+    user_id: str | None
+    input: msgspec.Raw | None = None
+
+
+class Created(msgspec.Struct, frozen=True):
+    """Only `created` left a row."""
+
+    outcome: CreateOutcome
+    created_at: datetime
+
+
+class RunRow(msgspec.Struct, frozen=True):
+    id: UUID
+    organization_id: UUID
+    workflow_id: UUID
+    trigger_type: TriggerType
+    status: str
+    attempt_count: int
+    max_attempts: int
+    next_attempt_at: datetime | None
+    requested_by_user_id: UUID | None
+    # JSON, undecoded, here and below.
+    input: bytes | None
+    error: str | None
+    error_message: str | None
+    # `vespid.domain.run_state.RunState`; None before the first step.
+    cursor: bytes | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class BlockedRow(msgspec.Struct, frozen=True):
+    """An execution that the run waits for."""
+
+    request_id: str
+    node_id: str
+    kind: str
+    state: str
+    waiting_reason: str | None
+    created_at: datetime
+    act_by: datetime
+
+
+class EndRow(msgspec.Struct, frozen=True):
+    """How a node's latest attempt ended."""
+
+    node_id: str
+    node_type: str
+    attempt: int
+    state: str
+    output: bytes | None
+    error: str | None
+    error_message: str | None
+
+
+class EventRow(msgspec.Struct, frozen=True):
+    id: UUID
+    seq: int
+    organization_id: UUID
+    workflow_id: UUID
+    run_id: UUID
+    attempt_count: int
+    event_type: str
+    node_id: str | None
+    node_type: str | None
+    level: str
+    message: str | None
+    payload: bytes | None
+    created_at: datetime
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """The seq of the run's last event, and whether it will have no more."""
+
+    event_seq: int
+    is_finished: bool
+
+
+class RunCreator:
+    """Creates runs, several callers' as one commit. A Service: `start` opens the grouped connections."""
+
+    def __init__(self, db: Database, *, connections: int = 2) -> None:
+        self._creations: GroupCommit[NewRun, Created] = GroupCommit(
+            db, create_runs, key=lambda run: run.id, connections=connections, name="create-runs"
+        )
+
+    async def start(self) -> None:
+        await self._creations.start()
+
+    async def stop(self) -> None:
+        await self._creations.stop()
+
+    async def create(self, run: NewRun) -> Created:
+        """The run is committed and due when this returns. Raises what `GroupCommit.submit` raises."""
+        return await self._creations.submit(run)
+
+
+async def create_runs(connection: asyncpg.Connection, runs: Sequence[NewRun]) -> list[Created]:
+    """Create runs within the caller's transaction, or as one commit of its own."""
+    rows = await connection.fetch(QUERIES.create_runs, [_encode(run) for run in runs])
+    return [Created(**row) for row in rows]
+
+
+async def cancel_run(db: Database, org_id: OrgId, run_id: RunId) -> CancelOutcome:
+    """Ask for the end of a run; it is due then. A finished one stays as it is."""
+    outcome: CancelOutcome = await db.fetchval_system(QUERIES.cancel_run, UUID(org_id), UUID(run_id))
+    return outcome
+
+
+async def list_runs(
+    connection: asyncpg.Connection, org_id: UUID, workflow_id: UUID, before: UUID | None, limit: int
+) -> list[RunRow]:
+    return [RunRow(**row) for row in await connection.fetch(QUERIES.list_runs, org_id, workflow_id, before, limit)]
+
+
+async def read_run(connection: asyncpg.Connection, org_id: UUID, workflow_id: UUID, run_id: UUID) -> RunRow | None:
+    row = await connection.fetchrow(QUERIES.read_run, org_id, workflow_id, run_id)
+    return None if row is None else RunRow(**row)
+
+
+async def list_blocked(connection: asyncpg.Connection, org_id: UUID, run_id: UUID) -> list[BlockedRow]:
+    """What the run waits for, the oldest first."""
+    return [BlockedRow(**row) for row in await connection.fetch(QUERIES.list_blocked, org_id, run_id)]
+
+
+async def list_ends(connection: asyncpg.Connection, org_id: UUID, run_id: UUID) -> list[EndRow]:
+    return [EndRow(**row) for row in await connection.fetch(QUERIES.list_ends, org_id, run_id)]
+
+
+async def read_node_output(connection: asyncpg.Connection, org_id: UUID, run_id: UUID, node_id: str) -> EndRow | None:
+    """None where no attempt of that node has ended, or the node has no executions."""
+    row = await connection.fetchrow(QUERIES.read_node_output, org_id, run_id, node_id)
+    return None if row is None else EndRow(**row)
+
+
+async def list_events(connection: asyncpg.Connection, run_id: UUID, after_seq: int, limit: int) -> list[EventRow]:
+    """Events in the order of `seq`, which is the order of their commits."""
+    return [EventRow(**row) for row in await connection.fetch(QUERIES.list_events, run_id, after_seq, limit)]
+
+
+async def read_progress(
+    connection: asyncpg.Connection, org_id: UUID, workflow_id: UUID, run_id: UUID
+) -> Progress | None:
+    row = await connection.fetchrow(QUERIES.read_progress, org_id, workflow_id, run_id)
+    return None if row is None else Progress(**row)
