@@ -25,6 +25,15 @@ MAX_PLACEMENTS = 3
 _encode = msgspec.json.Encoder().encode
 
 
+class SecretRefs(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which secrets a request needs: ids, never values."""
+
+    # The one that travels as `execute.secret`.
+    auth: str | None = None
+    # Those that `{{secrets.<id>}}` names.
+    named: tuple[str, ...] = ()
+
+
 class NewRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """A row to insert, as JSON for `vespid_i_insert_execution`. `org` is read by the create functions only."""
 
@@ -41,10 +50,11 @@ class NewRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     payload: msgspec.Raw
     # Lower-case hex over the compact JSON of the payload and all that changes what is done.
     payload_sha256: str
-    secret_refs: msgspec.Raw | None = None
+    secret_refs: SecretRefs | None = None
     pool: Literal["byon", "managed"] | None = None
     required_tags: tuple[str, ...] = ()
     requirement: msgspec.Raw | None = None
+    selector: msgspec.Raw | None = None
     signature: str | None = None
     pin_executor_id: ExecutorId | None = None
     priority: int = 0
@@ -175,11 +185,10 @@ class GiveBack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class WaitNote(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a pending request waits, with the selector its author wrote (JSON)."""
+    """Why a pending request waits."""
 
     request: RequestId
     reason: str
-    selector: msgspec.Raw | None = None
 
 
 class Noted(msgspec.Struct, frozen=True):
@@ -253,6 +262,7 @@ class PendingRow(msgspec.Struct, frozen=True):
     priority: int
     on_unavailable: Literal["wait", "fail"]
     executor_id: UUID | None
+    created_at: datetime
 
 
 class LeaseRow(msgspec.Struct, frozen=True):

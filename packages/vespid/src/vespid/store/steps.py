@@ -90,6 +90,8 @@ class LoadedRun(msgspec.Struct, frozen=True):
     cancel_requested: bool
     finished: bool
     next_attempt_at: datetime | None
+    # What the organization has set, JSON; None: nothing.
+    settings: bytes | None
     ends: list[EndedExecution]
 
 

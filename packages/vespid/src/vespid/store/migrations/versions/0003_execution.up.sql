@@ -112,10 +112,11 @@ create table executions (
     requested_by_user_id uuid,
     payload              jsonb not null,
     payload_sha256       bytea not null,
-    secret_refs          jsonb,               -- {"auth": id?, "templates": [id…]}: references, never values
+    secret_refs          jsonb,               -- vespid.store.executions.SecretRefs: references, never values
     pool                 text not null default 'byon' check (pool in ('byon', 'managed')),
     required_tags        text[] not null default '{}',
     requirement          jsonb,               -- vespid.domain.selector.Requirement, what the signature is the hash of
+    selector             jsonb,               -- as its author wrote it, to be shown while it waits
     signature            text,
     pin_executor_id      uuid,
     priority             int not null default 0,
@@ -236,7 +237,7 @@ declare
     timeout int := (item->>'timeoutMs')::int;
 begin
     insert into executions (request_id, organization_id, run_id, workflow_id, node_id, node_type, attempt, kind, placement, state,
-                            requested_by_user_id, payload, payload_sha256, secret_refs, pool, required_tags, requirement, signature,
+                            requested_by_user_id, payload, payload_sha256, secret_refs, pool, required_tags, requirement, selector, signature,
                             pin_executor_id, priority, on_unavailable, timeout_ms, on_lost,
                             holder_process, lease_epoch, placements, granted_at, act_by, sweep_at)
     values (item->>'requestId', org, (item->>'runId')::uuid, (item->>'workflowId')::uuid, item->>'nodeId', item->>'nodeType',
@@ -245,7 +246,7 @@ begin
             (item->>'userId')::uuid, item->'payload', decode(item->>'payloadSha256', 'hex'), nullif(item->'secretRefs', 'null'::jsonb),
             coalesce(item->>'pool', 'byon'),
             coalesce((select array_agg(tag) from jsonb_array_elements_text(item->'requiredTags') tag), '{}'),
-            nullif(item->'requirement', 'null'::jsonb), item->>'signature', (item->>'pinExecutorId')::uuid,
+            nullif(item->'requirement', 'null'::jsonb), nullif(item->'selector', 'null'::jsonb), item->>'signature', (item->>'pinExecutorId')::uuid,
             coalesce((item->>'priority')::int, 0), coalesce(item->>'onUnavailable', 'wait'), timeout, coalesce(item->>'onLost', 'fail'),
             holder, case when holder is null then 0 else 1 end, case when holder is null then 0 else 1 end,
             case when holder is null then null else now() end,
@@ -478,7 +479,7 @@ end $$;
 -- All that a step needs: the run, and the ends of its executions that are not in the cursor yet.
 create function vespid_load_run(org uuid, run uuid)
 returns table (workflow_id uuid, status text, attempt_count int, max_attempts int, requested_by_user_id uuid, input jsonb, cursor jsonb,
-               version bigint, cancel_requested boolean, finished boolean, next_attempt_at timestamptz, ends jsonb)
+               version bigint, cancel_requested boolean, finished boolean, next_attempt_at timestamptz, ends jsonb, settings jsonb)
 language plpgsql stable as $$
 begin
     perform set_config('app.current_org_id', org::text, true);
@@ -487,9 +488,10 @@ begin
            r.cancel_requested, r.finished_at is not null, r.next_attempt_at,
            (select jsonb_agg(jsonb_build_object('requestId', e.request_id, 'nodeId', e.node_id, 'attempt', e.attempt, 'state', e.state,
                                                 'output', e.output, 'error', e.error, 'errorMessage', e.error_message,
-                                                'errorDetails', e.error_details, 'waitingReason', e.waiting_reason)
+                                                'errorDetails', e.error_details)
                              order by e.finished_at)
-            from executions e where e.run_id = r.id and e.finished_at is not null and not e.applied)
+            from executions e where e.run_id = r.id and e.finished_at is not null and not e.applied),
+           (select s.settings from org_settings s where s.organization_id = r.organization_id)
     from workflow_runs r where r.id = run and r.organization_id = org;
 end $$;
 
@@ -777,7 +779,7 @@ begin
     end loop;
 end $$;
 
--- A run's node, or a dispatched request, waits: said once per reason. items: [{request, reason, selector}] → noted | same
+-- A run's node, or a dispatched request, waits: said once per reason. items: [{request, reason}] → noted | same
 create function vespid_x_note_waiting(items jsonb[])
 returns table (ord int, outcome text, run_id uuid, seq bigint)
 language plpgsql security definer set search_path = pg_catalog, public as $$
@@ -788,7 +790,7 @@ begin
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
         ord := i;
         outcome := 'same'; run_id := null; seq := null;
-        select e.run_id, e.organization_id, e.node_id, e.node_type into waiting from executions e
+        select e.run_id, e.organization_id, e.node_id, e.node_type, e.selector into waiting from executions e
         where e.request_id = items[ord]->>'request' and e.state = 'pending'
           and e.waiting_reason is distinct from items[ord]->>'reason';
         if found then
@@ -799,7 +801,7 @@ begin
                 if found then
                     perform vespid_i_append_events(waiting.organization_id, written.workflow_id, waiting.run_id, written.attempt_count,
                         written.event_seq - 1, jsonb_build_array(jsonb_build_object('t', 'node_waiting', 'l', 'info', 'n', waiting.node_id,
-                        'nt', waiting.node_type, 'p', jsonb_build_object('reason', items[ord]->>'reason', 'selector', items[ord]->'selector'))));
+                        'nt', waiting.node_type, 'p', jsonb_build_object('reason', items[ord]->>'reason', 'selector', coalesce(waiting.selector, '{}')))));
                     run_id := waiting.run_id; seq := written.event_seq;
                 end if;
             end if;
@@ -1088,10 +1090,10 @@ end $$;
 -- What the scheduler needs to offer a pending request again.
 create function vespid_x_read_pending(requests text[])
 returns table (request_id text, organization_id uuid, run_id uuid, pool text, requirement jsonb, signature text, pin_executor_id uuid,
-               priority int, on_unavailable text, executor_id uuid)
+               priority int, on_unavailable text, executor_id uuid, created_at timestamptz)
 language sql stable security definer set search_path = pg_catalog, public as $$
     select e.request_id, e.organization_id, e.run_id, e.pool, e.requirement, e.signature, e.pin_executor_id, e.priority, e.on_unavailable,
-           e.executor_id
+           e.executor_id, e.created_at
     from executions e where e.request_id = any (requests) and e.state = 'pending' and e.placement = 'executor'
 $$;
 
