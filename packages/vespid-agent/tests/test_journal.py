@@ -22,7 +22,7 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
 
 async def begin(journal: Journal, request_id: str, epoch: int = 1) -> Outcome:
     told: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    journal.begin(request_id, epoch, DIGEST, told.set_result)
+    journal.begin(request_id, epoch, DIGEST, False, told.set_result)
     return await told
 
 
@@ -131,9 +131,11 @@ def test_damage_within_the_file_refuses_to_open(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
     Journal.open(path, "executor")._connection.close()
     connection = sqlite3.connect(path)
-    rows = [(f"r{n}", 1, 2, DIGEST, b"x" * 3000, 1 << 50) for n in range(50)]
+    rows = [(f"r{n}", 1, 2, 0, DIGEST, b"x" * 3000, 1 << 50) for n in range(50)]
     connection.executemany(
-        "insert into entries (request_id, lease_epoch, state, digest, result, changed_ms) values (?,?,?,?,?,?)", rows
+        "insert into entries (request_id, lease_epoch, state, moves, digest, result, changed_ms)"
+        " values (?, ?, ?, ?, ?, ?, ?)",
+        rows,
     )
     connection.commit()
     connection.close()

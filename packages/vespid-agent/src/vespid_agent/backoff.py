@@ -28,5 +28,5 @@ class Backoff:
 
 
 def spread(at_least_s: float, uniform: Callable[[float, float], float] = random.uniform) -> float:
-    """A wait the server asked for: never shorter, and up to a fifth (at most 5 s) longer, so that not all come at once."""
+    """A wait the server asked for: never shorter, and up to a fifth (at most 5 s) longer, lest all come at once."""
     return at_least_s + uniform(0.0, min(max(at_least_s * 0.2, 0.25), 5.0))

@@ -82,6 +82,16 @@ def save(path: Path, config: AgentConfig) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Raises ConfigError where `save` could not write: found out before a token is spent."""
+    try:
+        make_private_dir(path.parent)
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def make_private_dir(path: Path) -> None:
     """Create the folder (0700) and its parents; one that exists keeps its mode, for it may be the user's own."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,5 +111,7 @@ def _close_to_others(descriptor: int, path: Path, warn: Callable[[str], None]) -
             f"{path} holds a token and can be read by others (mode {stat.S_IMODE(status.st_mode):04o}), "
             f"and is not ours to close. Run: chmod 600 {path}"
         ) from None
-    warn(f"{path} could be read by others (mode {stat.S_IMODE(status.st_mode):04o}); it is 0600 now. "
-         "If the token may have been seen, rotate it.")
+    warn(
+        f"{path} could be read by others (mode {stat.S_IMODE(status.st_mode):04o}); it is 0600 now. "
+        "If the token may have been seen, rotate it."
+    )

@@ -1,10 +1,11 @@
 """What the agent must not forget: one SQLite file per executor, written by one thread.
 
-    accepted ──▶ started ──▶ finished ──▶ tombstone (24 h)
+    accepted ──▶ started ──▶ finished | abandoned ──▶ tombstone (24 h)
 
-`accepted` lives in memory only: all that a restart does with it is to forget it, and the gateway sends it again.
-`started` is on disk before the first side effect, `finished` before the result is sent, and the tombstone keeps a
-late duplicate from being run again. Work without side effects goes straight to `finished`.
+The machine is `vespid_protocol.journal`; this is its disk. `accepted` lives in memory only: a restart forgets
+it, and the gateway sends it again. `started` is on disk before the first side effect, `finished` before the result is
+sent, and the tombstone keeps a late duplicate from being run again. Work without side effects goes straight to
+`finished`.
 
 The file holds ids, epochs, states, digests of payloads and redacted results; never a payload, never a secret.
 
@@ -38,6 +39,7 @@ create table if not exists entries (
     request_id text primary key,
     lease_epoch integer not null,
     state integer not null,
+    moves integer not null,
     digest blob not null,
     mark text,
     result blob,
@@ -48,31 +50,34 @@ create index if not exists entries_by_age on entries (changed_ms);
 
 # Never again `started` once it was anything; the conflict is answered with the row that stands.
 _BEGIN = """
-insert into entries (request_id, lease_epoch, state, digest, changed_ms) values (?, ?, 1, ?, ?)
+insert into entries (request_id, lease_epoch, state, moves, digest, changed_ms) values (?, ?, 1, ?, ?, ?)
 on conflict (request_id) do nothing
 """
 # A request has one outcome: the first that was written.
 _FINISH = """
-insert into entries (request_id, lease_epoch, state, digest, result, changed_ms) values (?, ?, 2, ?, ?, ?)
+insert into entries (request_id, lease_epoch, state, moves, digest, result, changed_ms) values (?, ?, ?, 0, ?, ?, ?)
 on conflict (request_id) do update
-   set lease_epoch = excluded.lease_epoch, state = 2, result = excluded.result, mark = null,
+   set lease_epoch = excluded.lease_epoch, state = excluded.state, result = excluded.result, mark = null,
        changed_ms = excluded.changed_ms
  where state = 1
 """
 _BURY = "update entries set state = 3, result = null, mark = null, changed_ms = ? where request_id = ? and state = 2"
+# Leased to us again: what was abandoned is reported after all.
+_REVIVE = "update entries set state = 2, lease_epoch = max(lease_epoch, ?) where request_id = ? and state = 4"
 _TOMB = """
-insert into entries (request_id, lease_epoch, state, digest, changed_ms) values (?, ?, 3, ?, ?)
+insert into entries (request_id, lease_epoch, state, moves, digest, changed_ms) values (?, ?, 3, 0, ?, ?)
 on conflict (request_id) do nothing
 """
 _MARK = "update entries set mark = ? where request_id = ? and state = 1"
 _ADOPT = "update entries set lease_epoch = ? where request_id = ? and lease_epoch < ?"
-_READ = "select request_id, lease_epoch, state, digest, mark, result from entries where request_id = ?"
+_READ = "select request_id, lease_epoch, state, moves, digest, mark, result from entries where request_id = ?"
 
 
 class EntryState(enum.IntEnum):
     STARTED = 1
     FINISHED = 2
     TOMBSTONE = 3
+    ABANDONED = 4
 
 
 class JournalError(Exception):
@@ -86,6 +91,8 @@ class Entry:
     request_id: str
     lease_epoch: int
     state: EntryState
+    # `onLost: resend`: losing it moves it elsewhere, so its failure is not ours to report.
+    moves: bool
     digest: bytes
     mark: str | None
     result: bytes | None
@@ -141,7 +148,7 @@ class Journal:
         try:
             journal_id = _prepare(connection, executor_id)
             rows = connection.execute(
-                "select request_id, lease_epoch, state, digest, mark, null from entries"
+                "select request_id, lease_epoch, state, moves, digest, mark, null from entries"
                 " where state in (1, 2) order by changed_ms, request_id"
             ).fetchall()
         except sqlite3.DatabaseError as error:
@@ -173,14 +180,23 @@ class Journal:
         await self._closed.wait()
         thread.join()
 
-    def begin(self, request_id: str, lease_epoch: int, digest: bytes, told: Told) -> None:
+    def begin(self, request_id: str, lease_epoch: int, digest: bytes, moves: bool, told: Told) -> None:
         """`started`. Told the Entry that stands if this request was ever started or finished here: do not run it."""
-        self._submit(_Operation(_BEGIN, (request_id, lease_epoch, digest, epoch_ms()), request_id, told))
+        self._submit(_Operation(_BEGIN, (request_id, lease_epoch, moves, digest, epoch_ms()), request_id, told))
 
     def finish(self, request_id: str, lease_epoch: int, digest: bytes, result: bytes, told: Told) -> None:
         """`finished`, with the frame to send. Told the Entry that stands if an outcome was written before."""
-        values = (request_id, lease_epoch, digest, result, epoch_ms())
+        values = (request_id, lease_epoch, EntryState.FINISHED, digest, result, epoch_ms())
         self._submit(_Operation(_FINISH, values, request_id, told))
+
+    def abandon(self, request_id: str, lease_epoch: int, digest: bytes, result: bytes, told: Told) -> None:
+        """Stopped because trust in the lease ended; `result` is what is answered should it be leased to us again."""
+        values = (request_id, lease_epoch, EntryState.ABANDONED, digest, result, epoch_ms())
+        self._submit(_Operation(_FINISH, values, request_id, told))
+
+    def revive(self, request_id: str, lease_epoch: int) -> None:
+        """An abandoned request was leased to us again: its result is to be sent until it is acknowledged."""
+        self._submit_lazily(_Operation(_REVIVE, (lease_epoch, request_id), request_id, None))
 
     def bury(self, request_id: str) -> None:
         """The result was acknowledged: keep the id, drop the result."""
@@ -207,9 +223,9 @@ class Journal:
             raise outcome
         return outcome
 
-    async def finish_leftover(self, entry: Entry, result: bytes) -> None:
-        """Close what the last process left open. Raises JournalError."""
-        values = (entry.request_id, entry.lease_epoch, entry.digest, result, epoch_ms())
+    async def close_leftover(self, entry: Entry, result: bytes, state: EntryState) -> None:
+        """`finished` or `abandoned` for what the last process left open. Raises JournalError."""
+        values = (entry.request_id, entry.lease_epoch, state, entry.digest, result, epoch_ms())
         outcome = await self._awaited(_Operation(_FINISH, values, entry.request_id, None))
         if isinstance(outcome, JournalError):
             raise outcome
@@ -231,7 +247,12 @@ class Journal:
 
     async def _awaited(self, operation: _Operation) -> Outcome:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        operation.told = lambda outcome: future.done() or future.set_result(outcome)
+
+        def told(outcome: Outcome) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        operation.told = told
         self._submit(operation)
         return await future
 
@@ -326,5 +347,5 @@ def _prepare(connection: sqlite3.Connection, executor_id: str) -> str:
     return str(identity["journal_id"])
 
 
-def _entry(row: tuple[str, int, int, bytes, str | None, bytes | None]) -> Entry:
-    return Entry(row[0], row[1], EntryState(row[2]), row[3], row[4], row[5])
+def _entry(row: tuple[str, int, int, int, bytes, str | None, bytes | None]) -> Entry:
+    return Entry(row[0], row[1], EntryState(row[2]), bool(row[3]), row[4], row[5], row[6])

@@ -37,7 +37,7 @@ def proxy_for(url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
     proxies = urllib.request.getproxies_environment()
     named = proxies.get(scheme) or proxies.get("all")
     host = f"{target.host}:{target.port}"
-    if not named or urllib.request.proxy_bypass_environment(host, proxies):
+    if not named or urllib.request.proxy_bypass(host):
         return None, None
     proxy = URL(named if "://" in named else f"http://{named}")
     if proxy.scheme not in ("http", "https"):

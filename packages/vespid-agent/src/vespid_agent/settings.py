@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 import msgspec
 
 
-
 class SettingInvalid(ValueError):
     """A variable holds what its field cannot be."""
 
@@ -35,14 +34,13 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Every `VESPID_AGENT_*` variable."""
 
     tags: Annotated[tuple[str, ...], Setting("VESPID_AGENT_TAGS", "Tags reported as a hint; they never route.")] = ()
-    max_in_flight: Annotated[
-        int, Setting("VESPID_AGENT_MAX_IN_FLIGHT", "How many requests run at once.", 1, 200)
-    ] = 10
+    max_in_flight: Annotated[int, Setting("VESPID_AGENT_MAX_IN_FLIGHT", "How many requests run at once.", 1, 200)] = 10
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Setting("VESPID_AGENT_LOG_LEVEL", "How much is logged.")
     ] = "info"
     tls_ca_file: Annotated[
-        Path | None, Setting("VESPID_AGENT_TLS_CA_FILE", "PEM bundle that is trusted instead of the system's, for a private CA.")
+        Path | None,
+        Setting("VESPID_AGENT_TLS_CA_FILE", "PEM bundle that is trusted beside the system's, for a private CA."),
     ] = None
     drain_ms: Annotated[
         int, Setting("VESPID_AGENT_DRAIN_MS", "How long SIGTERM lets running work finish.", 0, 24 * 3600 * 1000)
@@ -60,9 +58,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     host_kill_grace_ms: Annotated[
         int, Setting("VESPID_AGENT_HOST_KILL_GRACE_MS", "Time between SIGTERM and SIGKILL of a task.", 0, 60_000)
     ] = 500
-    docker_image: Annotated[
-        str, Setting("VESPID_AGENT_DOCKER_IMAGE", "Image of docker tasks that name none.")
-    ] = "node:24-alpine"
+    docker_image: Annotated[str, Setting("VESPID_AGENT_DOCKER_IMAGE", "Image of docker tasks that name none.")] = (
+        "node:24-alpine"
+    )
     docker_network_default: Annotated[
         Literal["none", "enabled"],
         Setting("VESPID_AGENT_DOCKER_NETWORK_DEFAULT", "Network of docker and bubblewrap tasks that do not say."),
@@ -73,9 +71,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     docker_memory_mb: Annotated[
         int, Setting("VESPID_AGENT_DOCKER_MEMORY_MB", "Memory limit of a sandboxed task.", 16, 1_048_576)
     ] = 256
-    docker_cpus: Annotated[
-        float, Setting("VESPID_AGENT_DOCKER_CPUS", "CPU limit of a sandboxed task.", 0.05, 1024)
-    ] = 1.0
+    docker_cpus: Annotated[float, Setting("VESPID_AGENT_DOCKER_CPUS", "CPU limit of a sandboxed task.", 0.05, 1024)] = (
+        1.0
+    )
     docker_pids: Annotated[
         int, Setting("VESPID_AGENT_DOCKER_PIDS", "Process limit of a sandboxed task.", 8, 1_000_000)
     ] = 256
@@ -87,7 +85,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting("VESPID_AGENT_EGRESS_ALLOW", "If set, the only hosts and networks that connectors may reach."),
     ] = ()
-    skills_dir: Annotated[Path, Setting("VESPID_AGENT_SKILLS_DIR", "Folder of local skills.")] = Path("~/.vespid/skills")
+    skills_dir: Annotated[Path, Setting("VESPID_AGENT_SKILLS_DIR", "Folder of local skills.")] = Path(
+        "~/.vespid/skills"
+    )
     claude_code_path: Annotated[
         Path | None, Setting("VESPID_CLAUDE_CODE_PATH", "The Claude Code executable, when it is not in PATH.")
     ] = None

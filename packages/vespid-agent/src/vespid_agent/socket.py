@@ -158,5 +158,5 @@ class _Cork:
 
 
 def _retry_after_s(error: aiohttp.WSServerHandshakeError) -> float | None:
-    text = (error.headers or {}).get("Retry-After", "").strip()
+    text = error.headers.get("Retry-After", "").strip() if error.headers is not None else ""
     return float(text) if text.isdigit() else None

@@ -1,0 +1,22 @@
+"""What this agent says it can do, in `hello` and when it pairs."""
+
+from __future__ import annotations
+
+from vespid_agent.settings import AgentSettings
+from vespid_agent.work import action, engine, execute
+from vespid_protocol.frames import Capabilities
+from vespid_runtime.connectors import Registry, registry
+
+KINDS = (action.KIND, execute.KIND, engine.KIND)
+
+
+def describe(settings: AgentSettings, tags: tuple[str, ...], connectors: Registry | None = None) -> Capabilities:
+    """`connectors`: the registry in use, loaded here where there is none yet."""
+    loaded = connectors if connectors is not None else registry()
+    return Capabilities(
+        kinds=KINDS,
+        connectors=tuple(loaded.ids()),
+        tags=tags,
+        max_in_flight=settings.max_in_flight,
+        engines=engine.ENGINES,
+    )

@@ -1,0 +1,64 @@
+"""What waits to be sent on one connection.
+
+In order, except that a ping goes first. When the gateway reads slower than work talks, events are left out and
+counted; results and answers never are. The box belongs to one socket: when that breaks it is thrown away, because
+everything in it that matters is in the journal and is sent again after the next `hello`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+EVENTS_MAX_BYTES = 1024 * 1024
+
+
+class Outbox:
+    """`put*` from anywhere on the loop; one task takes."""
+
+    def __init__(self) -> None:
+        # Events left out because the gateway did not keep up.
+        self.dropped_events = 0
+        self._frames: deque[tuple[bytes, bool]] = deque()
+        self._event_bytes = 0
+        self._wanted: asyncio.Future[None] | None = None
+
+    def put(self, frame: bytes) -> None:
+        """Must be sent."""
+        self._frames.append((frame, False))
+        self._wake()
+
+    def put_first(self, frame: bytes) -> None:
+        """Must be sent before everything else: a sign of life."""
+        self._frames.appendleft((frame, False))
+        self._wake()
+
+    def put_event(self, frame: bytes) -> bool:
+        """Sent if there is room; whether there was."""
+        if self._event_bytes + len(frame) > EVENTS_MAX_BYTES:
+            self.dropped_events += 1
+            return False
+        self._event_bytes += len(frame)
+        self._frames.append((frame, True))
+        self._wake()
+        return True
+
+    async def take(self) -> list[bytes]:
+        """Everything that waits, once there is anything."""
+        if not self._frames:
+            self._wanted = asyncio.get_running_loop().create_future()
+            try:
+                await self._wanted
+            finally:
+                self._wanted = None
+        taken = [frame for frame, _ in self._frames]
+        self._frames.clear()
+        self._event_bytes = 0
+        return taken
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def _wake(self) -> None:
+        if self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)

@@ -1,0 +1,56 @@
+"""What an earlier process of this agent left running is ended before anything new is taken.
+
+Each request that was `started` when the process died has its processes killed by the backend that made them, and is
+journaled `failed AGENT_DISCONNECTED`, which the gateway may retry (under `onLost: resend` that is kept, not sent: the
+gateway places the request elsewhere by itself). A mark that cannot be understood or reaped keeps the
+agent from saying more than it knows: the request is failed all the same, and the log says what may still run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from vespid_agent.journal import Entry, EntryState, Journal
+from vespid_agent.logs import Logger
+from vespid_agent.sandbox.task import Backend, ProcessMark, SandboxError
+from vespid_protocol import codec
+from vespid_protocol.codes import Code
+from vespid_protocol.frames import ExecuteResult
+
+
+async def reap(journal: Journal, backends: Mapping[str, Backend], log: Logger) -> list[Entry]:
+    """The entries that were failed. Raises JournalError."""
+    leftovers = journal.leftovers
+    for entry in leftovers:
+        if entry.mark is not None:
+            await _end_processes(entry.request_id, entry.mark, backends, log)
+        lost = ExecuteResult(
+            request_id=entry.request_id,
+            status="failed",
+            error=Code.AGENT_DISCONNECTED,
+            error_message="the agent was restarted while it worked on this",
+            lease_epoch=entry.lease_epoch or None,
+        )
+        state = EntryState.ABANDONED if entry.moves else EntryState.FINISHED
+        await journal.close_leftover(entry, codec.encode(lost), state)
+        log.warning("reaped", request_id=entry.request_id)
+    journal.leftovers = []
+    return leftovers
+
+
+async def _end_processes(request_id: str, text: str, backends: Mapping[str, Backend], log: Logger) -> None:
+    try:
+        mark = msgspec.json.decode(text, type=ProcessMark)
+    except msgspec.DecodeError as error:
+        log.error("mark_unreadable", request_id=request_id, error=str(error))
+        return
+    backend = backends.get(mark.backend)
+    if backend is None:
+        log.error("mark_of_missing_backend", request_id=request_id, backend=mark.backend, pid=mark.pid)
+        return
+    try:
+        await backend.reap(mark)
+    except (SandboxError, OSError) as error:
+        log.error("reap_failed", request_id=request_id, backend=mark.backend, pid=mark.pid, error=str(error))
