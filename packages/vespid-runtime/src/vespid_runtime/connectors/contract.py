@@ -1,4 +1,4 @@
-"""What a connector is: a named set of actions, each with an input Struct, run the same way in the cloud and on an agent.
+"""What a connector is: a named set of actions, each with an input Struct, run alike in the cloud and on an agent.
 
 A third-party connector is an instance of `Connector` published under the entry point group `vespid.connectors`:
 
@@ -8,7 +8,8 @@ A third-party connector is an instance of `Connector` published under the entry 
     async def greet(input: GreetInput, secret: str | None, context: ActionContext) -> object:
         return {"greeting": f"hello {input.name}"}
 
-    connector = Connector(id="acme", display_name="Acme", requires_secret=False, actions=(Action("greet", GreetInput, greet),))
+    actions = (Action("greet", GreetInput, greet),)
+    connector = Connector(id="acme", display_name="Acme", requires_secret=False, actions=actions)
 
 Exceptions: `ConnectorError` is the only one a caller of `Connector.run` sees (besides cancellation).
 """
@@ -19,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -109,7 +110,9 @@ class Action(Generic[I]):
     @property
     def input_schema(self) -> dict[str, object]:
         """JSON schema (2020-12) of the input, self-contained, as /v1/meta/connectors publishes it."""
-        (schema,), components = msgspec.json.schema_components([self.input_type], ref_template="#/$defs/{name}")
+        (schema,), components = msgspec.json.schema_components(
+            [self.input_type], schema_hook=_schema_of_any, ref_template="#/$defs/{name}"
+        )
         name = self.input_type.__name__
         if schema == {"$ref": f"#/$defs/{name}"}:
             schema = components.pop(name)
@@ -123,15 +126,34 @@ class Action(Generic[I]):
         return await self.handler(typed, secret, context)
 
 
+def _schema_of_any(kind: type) -> dict[str, object]:
+    """A field typed `object` takes any JSON value; msgspec asks us for the schema of that."""
+    if kind is object:
+        return {}
+    raise TypeError(f"{kind} has no JSON schema")
+
+
+class AnyAction(Protocol):
+    """An `Action` of whatever input, as a connector holds it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def input_schema(self) -> dict[str, object]: ...
+
+    async def run(self, input: object, secret: str | None, context: ActionContext) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Connector:
     id: str
     display_name: str
     # With True a call without a secret is refused as SECRET_REQUIRED before the action starts.
     requires_secret: bool
-    actions: tuple[Action[ActionInput], ...]
+    actions: tuple[AnyAction, ...]
 
-    def action(self, action_id: str) -> Action[ActionInput] | None:
+    def action(self, action_id: str) -> AnyAction | None:
         return next((action for action in self.actions if action.id == action_id), None)
 
     async def run(self, action_id: str, input: object, secret: str | None, context: ActionContext) -> object:

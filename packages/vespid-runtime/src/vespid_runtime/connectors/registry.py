@@ -1,6 +1,7 @@
 """The connectors this process can run: the built-in ones, then those that installed packages offer.
 
-A package's connector that cannot be loaded never takes the others down and is never skipped in silence: it is listed in `broken`.
+A package's connector that cannot be loaded neither takes the others down nor is skipped in silence: it is listed in
+`broken`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -85,7 +86,7 @@ def registry(published: Iterable[EntryPoint] | None = None) -> Registry:
         package = point.dist.name if point.dist is not None else None
         try:
             loaded: object = point.load()
-        except BaseException as failure:  # noqa: BLE001 - foreign import code may even call sys.exit
+        except BaseException as failure:  # foreign import code may even call sys.exit
             if isinstance(failure, KeyboardInterrupt):
                 raise
             broken.append(BrokenConnector(point.name, package, f"cannot be imported: {failure!r}"))

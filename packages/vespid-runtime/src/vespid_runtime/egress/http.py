@@ -1,7 +1,7 @@
 """HTTP under the guard: the one aiohttp client of a process for everything that connectors send.
 
-Redirects are followed here, one by one, because each hop is a new place: it is checked like the first, and what was meant
-for the first (credentials) does not travel to another origin.
+Redirects are followed here, one by one, because each hop is a new place: it is checked like the first, and what was
+meant for the first (credentials) does not travel to another origin.
 """
 
 import socket

@@ -5,7 +5,8 @@ cloud  workflows of many customers run beside our own services: nothing but publ
 agent  the customer's own network is what the agent is there for: all but link-local and metadata addresses, narrowed by
        `VESPID_AGENT_EGRESS_ALLOW`.
 
-The tables are spelled out after the IANA special-purpose registries: `ipaddress.is_global` differs between Python versions.
+The tables are spelled out after the IANA special-purpose registries: `ipaddress.is_global` differs between versions
+of Python.
 """
 
 import re
