@@ -1,0 +1,136 @@
+"""Every error of every route, in the flat envelope."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from vespid.control.request_id import request_id_of
+from vespid.errors import ApiError, unavailable
+from vespid.store.pool import DatabaseUnavailable
+
+log = structlog.get_logger("vespid.control")
+
+# What the framework refuses by itself.
+_CODES = {
+    400: "BAD_REQUEST",
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    413: "BODY_TOO_LARGE",
+    429: "RATE_LIMITED",
+}
+_MESSAGES = {
+    400: "The request is not valid.",
+    404: "There is no such route.",
+    405: "This route does not answer to that method.",
+    413: "The body is larger than this route takes.",
+}
+
+# The database is away or has no room: nothing was done, or it is not known; the request may be repeated.
+DATABASE_AWAY = (
+    DatabaseUnavailable,
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+)
+
+
+class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The envelope, as the OpenAPI document shows it."""
+
+    code: str
+    message: str
+    details: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+def answer_api_error(request: Request[Any, Any, Any], error: ApiError) -> Response[Any]:
+    """A refusal that a route meant."""
+    return _respond(error)
+
+
+def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    """A refusal by the framework: unknown route, wrong method, a parameter that is no number, a body too large."""
+    status = error.status_code
+    if status >= 500:
+        return answer_unforeseen(request, error)
+    details = {"fieldErrors": _field_errors(error)} if isinstance(error, ValidationException) else None
+    allow = (error.headers or {}).get("Allow") or (error.headers or {}).get("allow")
+    if status == 405:
+        allow = ", ".join(sorted(_methods_of(request)))
+    return _respond(
+        ApiError(
+            status,
+            _CODES.get(status, "BAD_REQUEST"),
+            _MESSAGES.get(status, error.detail),
+            details,
+            headers={"Allow": allow} if allow else None,
+        )
+    )
+
+
+def answer_database_away(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Postgres (or another neighbour) cannot be reached."""
+    log.warning("neighbour_unavailable", path=request.scope["path"], error=repr(error))
+    return _respond(unavailable("A part of the system is away at the moment. Try again."))
+
+
+def answer_unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Anything unforeseen: the caller gets the id under which the log has the rest."""
+    request_id = request_id_of(request.scope)
+    log.error("unforeseen_error", path=request.scope["path"], request_id=request_id, exc_info=error)
+    return _respond(ApiError(500, "INTERNAL_ERROR", "Something went wrong on our side.", {"requestId": request_id}))
+
+
+def exception_handlers() -> Mapping[int | type[Exception], Any]:
+    """What the app is given; the framework looks at the most specific type first."""
+    return {
+        ApiError: answer_api_error,
+        HTTPException: answer_http_exception,
+        **dict.fromkeys(DATABASE_AWAY, answer_database_away),
+        Exception: answer_unforeseen,
+    }
+
+
+def _respond(error: ApiError) -> Response[Any]:
+    return Response(
+        content=error.envelope(),
+        status_code=error.status,
+        media_type="application/json",
+        headers=dict(error.headers),
+    )
+
+
+def _field_errors(error: ValidationException) -> dict[str, list[str]]:
+    """The framework's list of messages, by the name of the parameter."""
+    fields: dict[str, list[str]] = {}
+    for entry in error.extra if isinstance(error.extra, list) else []:
+        fields.setdefault(str(entry.get("key", "request")), []).append(str(entry.get("message", "Not valid.")))
+    return fields
+
+
+def _methods_of(request: Request[Any, Any, Any]) -> set[str]:
+    """The methods that the path does answer to."""
+    path = request.scope["path"]
+    methods: set[str] = set()
+    for route in request.app.routes:
+        pattern = getattr(route, "path_components", None)
+        parts = [part for part in path.split("/") if part]
+        if pattern is not None and len(pattern) == len(parts) and all(
+            not isinstance(component, str) or component == part for component, part in zip(pattern, parts, strict=True)
+        ):
+            methods.update(getattr(route, "methods", ()))
+    return methods

@@ -1,0 +1,1 @@
+"""Tokens, passwords, envelope encryption, redaction, rate limits."""
