@@ -1,32 +1,15 @@
-"""Names on the bus that more than one room must agree on: channels, and the items of the wake-up queue."""
+"""Names of the channels that processes publish to, so that both ends spell them alike."""
 
-from typing import NamedTuple
+# Every edge listens: orders about executors whose edge the sender does not know (`messages.CancelOrder`).
+EDGES = "edges"
 
-from vespid_protocol.ids import OrgId, RunId, is_uuid
+# Every process listens: `control_feed` has news (`messages.FeedHint`).
+FEED = "feed"
 
-# Every process hears here that `control_feed` has a new row (messages.FeedHint).
-FEED_CHANNEL = "feed"
+# Wake queue of pending executions that a worker runs itself.
+CLOUD_QUEUE = "cloud-executions"
 
 
-def run_channel(run_id: RunId) -> str:
-    """Where whoever commits events of a run says so; the message is the seq of the last one, in decimal digits."""
+def run_channel(run_id: str) -> str:
+    """Where a run's new `event_seq` is told, as decimal digits."""
     return f"run:{run_id}"
-
-
-class DueRunItem(NamedTuple):
-    """An item of the queue WORKFLOW_CONTINUATION_QUEUE_NAME: a run that somebody must step now."""
-
-    org_id: OrgId
-    run_id: RunId
-
-    def encode(self) -> str:
-        """The item as it lies in the list."""
-        return f"{self.org_id}/{self.run_id}"
-
-    @classmethod
-    def decode(cls, item: str) -> "DueRunItem":
-        """Raises ValueError for what is no item."""
-        org_id, _, run_id = item.partition("/")
-        if not (is_uuid(org_id) and is_uuid(run_id)):
-            raise ValueError("not an item of the form <organization>/<run>")
-        return cls(OrgId(org_id), RunId(run_id))

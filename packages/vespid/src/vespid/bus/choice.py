@@ -4,12 +4,11 @@ A reservation is only a proposal: the grant in Postgres disposes (`design/execut
 """
 
 from enum import StrEnum
-from typing import Literal
 
 import msgspec
-from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
 
-Pool = Literal["byon", "managed"]
+from vespid.domain.selector import Capabilities, Pool, Requirement
+from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
 
 # A declined executor is not asked again for this long (`execution.md` §2, decline).
 EXCLUDED_MS = 5_000
@@ -34,10 +33,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     request_id: RequestId
     org_id: OrgId
     pool: Pool
-    # Hash of the requirement, from `vespid.domain.selector`; what matches it is worked out once, not per ask.
-    signature: str
-    # The requirement itself as JSON; read only when the signature is new to the partition.
-    requirement: bytes
+    # What the executor must offer. Looked up by its signature; matched once per signature, not per ask.
+    requirement: Requirement
     # Requests that the organization may have in flight, over both pools.
     org_quota: int
     # The only executor that will do (`selector.executorId`, a pinned session).
@@ -121,12 +118,8 @@ class ExecutorPresence(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int
     # Not cordoned, not draining, heard of lately.
     routable: bool
-    # None: all of them (a hello without the field).
-    kinds: tuple[str, ...] | None = None
-    connectors: tuple[str, ...] | None = None
-    engines: tuple[str, ...] | None = None
-    # Control-plane tags, the authoritative ones.
-    tags: tuple[str, ...] = ()
+    # What it declared in `hello`, and its control-plane tags.
+    capabilities: Capabilities
 
 
 class LeasedRow(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ class BusError(Exception):
     """Something between this process and Redis failed."""
 
 
-class BusUnavailable(BusError):  # noqa: N818 - the plan's name, and it reads as what it says
+class BusUnavailable(BusError):
     """Redis cannot be reached, or has not answered in time; whether it acted is not known."""
 
 

@@ -6,6 +6,7 @@ Every message is a hint about a truth that is in Postgres: losing one costs time
 from typing import Literal
 
 import msgspec
+
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
 
 

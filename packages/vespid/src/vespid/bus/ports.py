@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
-from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
-
-from vespid.bus.choice import Ask, Choice, ExecutorPresence, LeasedRow, Next, Pool
+from vespid.bus.choice import Ask, Choice, ExecutorPresence, LeasedRow, Next
 from vespid.bus.messages import AnyMessage
+from vespid.domain.selector import Pool
+from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
 
 
 class Capacity(Protocol):
@@ -22,17 +22,22 @@ class Capacity(Protocol):
     async def confirm(
         self, request_id: RequestId, org_id: OrgId, executor_id: ExecutorId, pool: Pool
     ) -> Sequence[Next]:
-        """The grant is committed: the reservation no longer expires. Makes it when it is gone (the row is the truth)."""
+        """The grant is committed: the reservation stays until released, and is made anew if it was gone."""
 
     async def release(
         self,
         request_id: RequestId,
         org_id: OrgId,
         *,
-        executor_id: ExecutorId | None = None,
         pool: Pool | None = None,
+        executor_id: ExecutorId | None = None,
+        only_unconfirmed: bool = False,
     ) -> Sequence[Next]:
-        """Give back the slot and leave the queue. With `executor_id`: only if that one holds it. No pool: in both."""
+        """Give back the slot and leave the queue; without a pool, in both.
+
+        With `executor_id` only if that one holds it. `only_unconfirmed`: for a grant that was refused, so that the
+        reservation of a grant made by somebody else in the meantime stays.
+        """
 
     async def upsert(self, executor: ExecutorPresence) -> Sequence[Next]:
         """It is connected so. An older connection epoch than the known one changes nothing."""
