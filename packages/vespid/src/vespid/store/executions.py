@@ -255,9 +255,9 @@ class PendingRow(msgspec.Struct, frozen=True):
     request_id: str
     organization_id: UUID
     run_id: UUID | None
+    kind: str
     pool: Literal["byon", "managed"]
     requirement: bytes | None
-    signature: str | None
     pin_executor_id: UUID | None
     priority: int
     on_unavailable: Literal["wait", "fail"]
@@ -369,6 +369,10 @@ class ExecutionStore:
     async def live_leases(self, after: str = "", most: int = 1000) -> list[LeaseRow]:
         """A page of the leases that executors hold, by request id."""
         return [LeaseRow(**row) for row in await self._db.fetch_system(QUERIES.live_leases, after, most)]
+
+    async def now_ms(self) -> int:
+        """Epoch ms by the clock of Postgres."""
+        return int(await self._db.fetchval_system(QUERIES.now_ms))
 
     async def sweep(self, most: int = 200) -> list[Swept]:
         """Act on executions whose time has come. A full batch means that there may be more."""

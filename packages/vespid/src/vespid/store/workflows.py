@@ -85,11 +85,45 @@ async def publish_workflow(connection: asyncpg.Connection, workflow_id: UUID, us
     return _row_or_none(await connection.fetchrow(QUERIES.publish_workflow, workflow_id, user_id))
 
 
+class Schedule(msgspec.Struct, frozen=True):
+    """When a family's newest published revision starts by itself."""
+
+    cron: str
+    timezone: str
+    next_fire_at: datetime
+
+
+async def plan_schedule(
+    connection: asyncpg.Connection, published: WorkflowRow, user_id: UUID, schedule: Schedule | None
+) -> None:
+    """Let the family fire by this schedule, or by none; an older revision than the newest published changes nothing."""
+    if not await connection.fetchval(QUERIES.is_newest_published, published.id):
+        return
+    if schedule is None:
+        await connection.execute(QUERIES.drop_schedule, published.family_id)
+        return
+    await connection.execute(
+        QUERIES.set_schedule,
+        published.family_id,
+        published.organization_id,
+        published.id,
+        schedule.cron,
+        schedule.timezone,
+        schedule.next_fire_at,
+        user_id,
+    )
+
+
+async def lock_family(connection: asyncpg.Connection, family_id: UUID) -> None:
+    """Who changes what is newest in a family waits for the other here."""
+    await connection.execute(QUERIES.lock_family, family_id)
+
+
 async def create_revision(
     connection: asyncpg.Connection, new_id: UUID, source: WorkflowRow, user_id: UUID
 ) -> WorkflowRow:
     """A draft with the source's content and the family's next number."""
-    await connection.execute(QUERIES.lock_family, source.family_id)
+    await lock_family(connection, source.family_id)
     return _row(await connection.fetchrow(QUERIES.create_revision, new_id, source.id, user_id))
 
 

@@ -47,3 +47,6 @@ select * from vespid_x_live_leases($1, $2)
 
 -- name: sweep_executions
 select * from vespid_x_sweep_executions($1)
+
+-- name: now_ms
+select (extract(epoch from clock_timestamp()) * 1000)::bigint

@@ -54,3 +54,21 @@ select $1, w.organization_id, w.family_id,
 from workflows w
 where w.id = $2
 returning *
+
+-- name: is_newest_published
+-- Whether what starts by itself (cron) goes by this revision.
+select not exists (
+    select from workflows n join workflows w on w.family_id = n.family_id
+    where w.id = $1 and n.status = 'published' and n.revision > w.revision
+)
+
+-- name: set_schedule
+-- One schedule per family; a new revision takes it over and its time is planned anew.
+insert into schedules (family_id, organization_id, workflow_id, cron, timezone, next_fire_at, user_id)
+values ($1, $2, $3, $4, $5, $6, $7)
+on conflict (family_id) do update
+set workflow_id = excluded.workflow_id, cron = excluded.cron, timezone = excluded.timezone,
+    next_fire_at = excluded.next_fire_at, user_id = excluded.user_id
+
+-- name: drop_schedule
+delete from schedules where family_id = $1

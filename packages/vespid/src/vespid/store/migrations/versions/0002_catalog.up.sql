@@ -88,16 +88,20 @@ create table webhook_deliveries (
 create index webhook_deliveries_by_age on webhook_deliveries (organization_id, family_id, received_at);
 select vespid_tenant_table('webhook_deliveries');
 
--- Cross-tenant: a hook's caller is known by nothing but its token. Answers the newest published revision.
+-- Cross-tenant: a hook's caller is known by nothing but its token. Answers the newest published revision, unless that
+-- one is no longer started by a webhook.
 create function vespid_x_find_webhook(p_token_sha256 bytea)
 returns table (organization_id uuid, family_id uuid, workflow_id uuid, published_by_user_id uuid)
 language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
-    select t.organization_id, t.family_id, w.id, w.published_by_user_id
+    select n.organization_id, n.family_id, n.id, n.published_by_user_id
     from webhook_tokens t
-    join workflows w on w.organization_id = t.organization_id and w.family_id = t.family_id and w.status = 'published'
-    where t.token_sha256 = p_token_sha256
-    order by w.revision desc
-    limit 1
+    cross join lateral (
+        select w.* from workflows w
+        where w.organization_id = t.organization_id and w.family_id = t.family_id and w.status = 'published'
+        order by w.revision desc
+        limit 1
+    ) n
+    where t.token_sha256 = p_token_sha256 and n.dsl->'trigger'->>'type' = 'trigger.webhook'
 $$;
 
 -- Cross-tenant: rotation reads wrapped data keys only, never a sealed value.

@@ -1089,10 +1089,10 @@ end $$;
 
 -- What the scheduler needs to offer a pending request again.
 create function vespid_x_read_pending(requests text[])
-returns table (request_id text, organization_id uuid, run_id uuid, pool text, requirement jsonb, signature text, pin_executor_id uuid,
+returns table (request_id text, organization_id uuid, run_id uuid, kind text, pool text, requirement jsonb, pin_executor_id uuid,
                priority int, on_unavailable text, executor_id uuid, created_at timestamptz)
 language sql stable security definer set search_path = pg_catalog, public as $$
-    select e.request_id, e.organization_id, e.run_id, e.pool, e.requirement, e.signature, e.pin_executor_id, e.priority, e.on_unavailable,
+    select e.request_id, e.organization_id, e.run_id, e.kind, e.pool, e.requirement, e.pin_executor_id, e.priority, e.on_unavailable,
            e.executor_id, e.created_at
     from executions e where e.request_id = any (requests) and e.state = 'pending' and e.placement = 'executor'
 $$;

@@ -1,0 +1,278 @@
+"""Finds an executor for pending work: one call of Redis proposes, the edge that owns the socket disposes by the grant.
+
+The one thing to know: everything here is soft. Whatever is lost on the way, an offer, an answer, Redis itself, leaves a
+row that is still pending in Postgres, and the sweep offers it again (`offer_pending`). So errors of the bus are logged
+and counted, never raised at whoever dispatches.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Literal
+
+import msgspec
+import structlog
+from prometheus_client import Counter
+
+from vespid.bus.channels import EDGES, run_channel
+from vespid.bus.choice import Ask, Cold, Held, LeasedRow, Next, Refused, Reserved, Waiting
+from vespid.bus.errors import BusError
+from vespid.bus.messages import CancelOrder, Offer, encode
+from vespid.bus.ports import Capacity, Fanout, Mail
+from vespid.dispatch.organizations import Organizations
+from vespid.domain.selector import Pool, Requirement
+from vespid.store.executions import ExecutionStore, NewRow, PendingRow, WaitNote
+from vespid_protocol.codes import Code
+from vespid_protocol.ids import ExecutorId, OrgId, RequestId
+
+log = structlog.get_logger("vespid.dispatch.scheduler")
+
+OFFERS = Counter("vespid_offers_total", "Choices made for pending executions, by what came of them", ["outcome"])
+
+_decode_requirement = msgspec.json.Decoder(Requirement).decode
+
+_LEASE_PAGE = 1_000
+
+RefusalReason = Literal["NONE_CONNECTED", "NONE_MATCHES", "ALL_FULL", "QUOTA", "BEHIND"]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that needs an executor, as much of it as choosing one takes."""
+
+    request_id: RequestId
+    org_id: OrgId
+    pool: Pool
+    requirement: Requirement
+    pin: ExecutorId | None = None
+    exclude: frozenset[ExecutorId] = frozenset()
+    on_unavailable: Literal["wait", "fail"] = "wait"
+    priority: int = 0
+    # Epoch ms of its creation, so that asking again keeps its place; 0: now.
+    since_ms: int = 0
+
+    @classmethod
+    def of_row(cls, row: NewRow) -> "Wanted":
+        return cls(
+            request_id=row.request_id,
+            org_id=row.org,
+            pool=row.pool or "byon",
+            requirement=_requirement(row.kind, row.requirement),
+            pin=row.pin_executor_id,
+            on_unavailable=row.on_unavailable,
+            priority=row.priority,
+        )
+
+    @classmethod
+    def of_pending(cls, row: PendingRow) -> "Wanted":
+        return cls(
+            request_id=RequestId(row.request_id),
+            org_id=OrgId(str(row.organization_id)),
+            pool=row.pool,
+            requirement=_requirement(row.kind, row.requirement),
+            pin=None if row.pin_executor_id is None else ExecutorId(str(row.pin_executor_id)),
+            on_unavailable=row.on_unavailable,
+            priority=row.priority,
+            since_ms=int(row.created_at.timestamp() * 1000),
+        )
+
+
+def _requirement(kind: str, stored: bytes | msgspec.Raw | None) -> Requirement:
+    return Requirement(kind) if stored is None else _decode_requirement(stored)
+
+
+def refusal_code(reason: str, *, pinned: bool) -> tuple[Code, dict[str, str]]:
+    """The contract's code and details for "nobody now" (`api.md` §8)."""
+    details = {"reason": reason}
+    if reason == "QUOTA":
+        return Code.ORG_QUOTA_EXCEEDED, details
+    if pinned:
+        offline = reason in ("NONE_CONNECTED", "NONE_MATCHES")
+        return (Code.PINNED_AGENT_OFFLINE if offline else Code.EXECUTOR_OVER_CAPACITY), details
+    # To stand behind others means that nobody had room for them either.
+    return Code.NO_AGENT_AVAILABLE, {"reason": "ALL_FULL" if reason == "BEHIND" else reason}
+
+
+class Scheduler:
+    """Offers work to executors. A Service: `stop` waits for what is under way."""
+
+    def __init__(
+        self,
+        executions: ExecutionStore,
+        capacity: Capacity,
+        mail: Mail,
+        fanout: Fanout,
+        organizations: Organizations,
+        *,
+        wake_run: Callable[[OrgId, str], None],
+    ) -> None:
+        """`wake_run` is told of runs that a refusal here made due."""
+        self._executions = executions
+        self._capacity = capacity
+        self._mail = mail
+        self._fanout = fanout
+        self._organizations = organizations
+        self._wake_run = wake_run
+        self._rebuilding: set[OrgId | None] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def start(self) -> None:
+        self._stopping = False
+
+    async def stop(self) -> None:
+        self._stopping = True
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- offering ------------------------------------------------------------------------------------------------
+
+    def launch(self, wanted: Iterable[Wanted]) -> None:
+        """Offer each, without waiting for it."""
+        for work in wanted:
+            self._own(self.offer(work))
+
+    async def ask(self, work: Wanted, *, wait: bool) -> Reserved | Held | Waiting | Refused | Cold:
+        """Choose an executor and reserve room on it. Raises BusUnavailable."""
+        choice = await self._capacity.choose(
+            Ask(
+                request_id=work.request_id,
+                org_id=work.org_id,
+                pool=work.pool,
+                requirement=work.requirement,
+                org_quota=await self._organizations.max_in_flight(work.org_id),
+                pin=work.pin,
+                exclude=work.exclude,
+                wait=wait,
+                priority=work.priority,
+                since_ms=work.since_ms,
+            )
+        )
+        OFFERS.labels(type(choice).__name__.lower()).inc()
+        if choice.handed:
+            await self.forward(choice.handed)
+        if isinstance(choice, Cold):
+            self.rebuild(choice.org_id)
+        return choice
+
+    async def offer(self, work: Wanted) -> None:
+        """Offer a pending request: reserve and tell the edge, or let it wait, or end it where it must not wait."""
+        try:
+            choice = await self.ask(work, wait=work.on_unavailable == "wait")
+            if isinstance(choice, Reserved):
+                await self._send_offer(work.request_id, work.org_id, choice)
+            elif isinstance(choice, Held):
+                # Reserved earlier, and perhaps the offer was lost; granting twice is refused by the row.
+                if not choice.confirmed:
+                    await self._send_offer(work.request_id, work.org_id, choice)
+            elif isinstance(choice, Waiting):
+                await self._note_waiting(work, choice.reason)
+            elif isinstance(choice, Refused):
+                await self._refuse(work, choice.reason)
+        except BusError as error:
+            log.warning("offer_postponed", request_id=work.request_id, error=str(error))
+
+    async def offer_pending(self, requests: Sequence[RequestId]) -> None:
+        """Offer again what a sweep found still pending."""
+        if requests:
+            self.launch(Wanted.of_pending(row) for row in await self._executions.read_pending(requests))
+
+    async def forward(self, handed: Iterable[Next]) -> None:
+        """Tell the edges of waiters whose turn has come."""
+        for turn in handed:
+            await self._mail.send(
+                turn.edge_id,
+                Offer(turn.request_id, turn.org_id, turn.executor_id, turn.connection_epoch, turn.reserved_at_ms),
+            )
+
+    async def released(
+        self, request_id: RequestId, org_id: OrgId, *, executor_id: ExecutorId | None = None, pool: Pool | None = None
+    ) -> None:
+        """The request ended or went back: its room is free, and the next waiter's turn has come."""
+        try:
+            await self.forward(await self._capacity.release(request_id, org_id, executor_id=executor_id, pool=pool))
+        except BusError as error:
+            # The comparison of reservations with leased rows gives it back.
+            log.warning("release_postponed", request_id=request_id, error=str(error))
+
+    def launch_release(self, request_id: RequestId, org_id: OrgId) -> None:
+        """`released`, without waiting for it."""
+        self._own(self.released(request_id, org_id))
+
+    def launch_refusal(self, request_id: RequestId, org_id: OrgId, code: Code) -> None:
+        """End a pending request with `code`, without waiting for it."""
+        self._own(self._conclude(request_id, org_id, code, None))
+
+    def cancel_order(self, request_id: str, executor_id: str, lease_epoch: int, reason: str) -> None:
+        """Tell whichever edge holds that executor to stop the request; the deadline acts where this is lost."""
+        order = CancelOrder(RequestId(request_id), ExecutorId(executor_id), lease_epoch, reason)
+        self._fanout.publish(EDGES, encode(order))
+
+    # --- rebuilding ----------------------------------------------------------------------------------------------
+
+    def rebuild(self, org_id: OrgId | None) -> None:
+        """Warm a cold partition from the leased rows, once at a time; None: the managed one."""
+        if org_id not in self._rebuilding:
+            self._rebuilding.add(org_id)
+            self._own(self._rebuild(org_id))
+
+    async def _rebuild(self, org_id: OrgId | None) -> None:
+        try:
+            as_of_ms, rows = await self.leased_rows(org_id)
+            await self.forward(await self._capacity.rebuild(org_id, rows, as_of_ms))
+        except BusError as error:
+            log.warning("rebuild_postponed", org_id=org_id, error=str(error))
+        finally:
+            self._rebuilding.discard(org_id)
+
+    async def leased_rows(self, org_id: OrgId | None) -> tuple[int, list[LeasedRow]]:
+        """Leases in Postgres of a partition, and the epoch ms before which they were read."""
+        as_of_ms = await self._executions.now_ms()
+        rows: list[LeasedRow] = []
+        after = ""
+        while True:
+            page = await self._executions.live_leases(after, _LEASE_PAGE)
+            for row in page:
+                owner = OrgId(str(row.organization_id))
+                if (org_id is None and row.pool == "managed") or owner == org_id:
+                    rows.append(LeasedRow(RequestId(row.request_id), owner, ExecutorId(str(row.executor_id)), row.pool))
+            if len(page) < _LEASE_PAGE:
+                return as_of_ms, rows
+            after = page[-1].request_id
+
+    # --- inner ---------------------------------------------------------------------------------------------------
+
+    async def _send_offer(self, request_id: RequestId, org_id: OrgId, choice: Reserved | Held) -> None:
+        await self._mail.send(
+            choice.edge_id,
+            Offer(request_id, org_id, choice.executor_id, choice.connection_epoch, choice.reserved_at_ms),
+        )
+
+    async def _note_waiting(self, work: Wanted, reason: str) -> None:
+        # Standing behind others is, to a person, that all are full.
+        noted = await self._executions.note_waiting(
+            WaitNote(work.request_id, "ALL_FULL" if reason == "BEHIND" else str(reason))
+        )
+        if noted.run_id is not None:
+            self._fanout.publish(run_channel(str(noted.run_id)), b"%d" % (noted.seq or 0))
+
+    async def _refuse(self, work: Wanted, reason: str) -> None:
+        code, details = refusal_code(reason, pinned=work.pin is not None)
+        await self._conclude(work.request_id, work.org_id, code, msgspec.json.encode(details))
+
+    async def _conclude(self, request_id: RequestId, org_id: OrgId, code: Code, details: bytes | None) -> None:
+        refusal = await self._executions.refuse(request_id, code, details)
+        if refusal.outcome == "concluded" and refusal.run_id is not None:
+            self._wake_run(org_id, str(refusal.run_id))
+
+    def _own(self, work: Coroutine[object, object, None]) -> None:
+        """Run it as a task of ours, whose error is told."""
+        if self._stopping:
+            work.close()
+            return
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("scheduling_failed", exc_info=error)
