@@ -1,1 +1,1 @@
-"""The server's pure rules: workflows, runs, selectors, quotas, policy. No I/O, no asyncio, no clock: time is handed in."""
+"""The server's pure rules: workflows, runs, selectors, quotas, policy. No I/O, no asyncio; time is handed in."""

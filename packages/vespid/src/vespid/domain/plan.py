@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from vespid.domain.condition import ConditionPath
 from vespid.domain.policy import Backoff
 from vespid.domain.selector import Requirement, Selector
 from vespid.domain.template import Template
@@ -41,11 +42,9 @@ class Edge(msgspec.Struct, frozen=True):
 
 
 class ConditionRule(msgspec.Struct, frozen=True):
-    """A condition, its path already taken apart."""
+    """A condition taken apart."""
 
-    path: str
-    # ("input", …) or ("steps", <node>, "output", …)
-    segments: tuple[str | int, ...]
+    path: ConditionPath
     op: str
     value: Template
 
@@ -72,8 +71,8 @@ class PlanNode(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int | None = None
     placement: Placement | None = None
     schedule: Schedule = Schedule()
-    # None where the selector holds templates (it is then made when the node starts) and for nodes without one.
-    selector: Selector | None = None
+    selector: Selector = Selector()
+    # None for inline nodes, and where the selector holds templates: then both are made when the node starts.
     requirement: Requirement | None = None
     signature: str = ""
     # The `auth.secretId` that travels as `execute.secret`.
@@ -94,5 +93,4 @@ class Plan(msgspec.Struct, frozen=True):
     nodes: tuple[PlanNode, ...]
     by_id: dict[str, PlanNode]
     roots: tuple[str, ...]
-    # What must be loaded before the step that starts the run; a run's first nodes have no outputs to name.
-    version: str = "v3"
+    version: Literal["v2", "v3"]

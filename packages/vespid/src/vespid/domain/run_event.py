@@ -155,7 +155,7 @@ class Transition(msgspec.Struct, frozen=True):
 
 
 class RunContext(msgspec.Struct, kw_only=True):
-    """What is true of the run beside its cursor. Values may be undecoded (`msgspec.Raw`); they are decoded when used."""
+    """What is true of the run beside its cursor. Values may be undecoded (`msgspec.Raw`): decoded when used."""
 
     organization_id: str
     run_id: str
@@ -169,7 +169,7 @@ class RunContext(msgspec.Struct, kw_only=True):
 
 
 class OutputsMissing(LookupError):
-    """A step needs outputs that `context.outputs` does not hold: load `node_ids` and step again. Nothing has changed."""
+    """A step needs outputs that `context.outputs` does not hold: load `node_ids`, step again. Nothing has changed."""
 
     def __init__(self, node_ids: frozenset[str]) -> None:
         super().__init__(f"outputs needed: {', '.join(sorted(node_ids))}")

@@ -8,10 +8,10 @@
 | `x` `m` `f` | code and message of the run's failure, and the node that failed |
 | `n` | the nodes that have been reached, by id; others are pending |
 
-and per node: `s` status, `a` attempt (the number in its requestId), `r` retries used of its own budget, `d` when its own
-retry is due, `q` since when the infrastructure has been refusing it, `e` code of the last failure, `m` its message,
+and per node: `s` status, `a` attempt (the number in its requestId), `r` retries used of its own budget, `d` when its
+own retry is due, `q` since when the infrastructure has been refusing it, `e` code of the last failure, `m` its message,
 `o` the output of a condition or join. Unknown keys are ignored and all keys have defaults, so that an older and a newer
-server can step the same run.
+server can step the same run; a status that is not known is refused, nobody guesses what to do about it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class RunState(
     @property
     def status(self) -> RunStatus:
         """The run's status as the API names it."""
-        return "running" if self.phase in ("failing", "cancelling") else self.phase
+        phase = self.phase
+        return "running" if phase == "failing" or phase == "cancelling" else phase
 
     @property
     def is_terminal(self) -> bool:

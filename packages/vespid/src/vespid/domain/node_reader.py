@@ -1,0 +1,300 @@
+"""Reading one node of a workflow: from JSON to a `PlanNode` that knows everything but its place in the graph."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable
+from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from vespid.domain import engine as engines
+from vespid.domain.condition import parse_path
+from vespid.domain.issue import BAD_REQUEST, Issue
+from vespid.domain.node_config import (
+    CONFIGS,
+    AgentExecuteConfig,
+    AgentRunConfig,
+    ConditionConfig,
+    Config,
+    ConnectorActionConfig,
+    ExecutionConfig,
+    HttpRequestConfig,
+    JoinConfig,
+    NodeShape,
+)
+from vespid.domain.path import PathInvalid
+from vespid.domain.plan import ConditionRule, Placement, PlanNode, Schedule
+from vespid.domain.policy import Backoff
+from vespid.domain.selector import Requirement, Selector
+from vespid.domain.template import Template, TemplateInvalid, compile_template, static
+
+# (connectorId, actionId) → None where it exists, else a message that says what does.
+ConnectorCheck = Callable[[str, str], str | None]
+
+Shape = TypeVar("Shape", bound=msgspec.Struct)
+
+MAX_WAIT_MS_DEFAULT = 600_000
+HTTP_CONNECTOR, HTTP_ACTION = "http", "request"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_TOOL = re.compile(
+    r"connector\.(?P<connector>[a-z0-9][a-z0-9_-]*)\.(?P<action>[A-Za-z0-9_.-]+)"
+    r"|shell\.run|memory\.(search|get|write)|skill\.[a-z0-9][a-z0-9_-]{0,63}|mcp\.[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+"
+)
+_AT = re.compile(r"^(?P<message>.*) - at `\$(?P<path>.*)`$", re.DOTALL)
+
+
+class NodeReader:
+    """Reads nodes and gathers what is wrong with them."""
+
+    def __init__(self, check_connector: ConnectorCheck | None = None) -> None:
+        self.issues: list[Issue] = []
+        self._check_connector = check_connector
+
+    def read(self, node_id: str, raw: object, path: str) -> PlanNode | None:
+        """The node, its rank and edges still empty; None where it has issues."""
+        shape = self._convert(raw, NodeShape, path)
+        if shape is None:
+            return None
+        at = f"{path}.config"
+        given = dict(shape.config or {})
+        parsed = self._convert(given, CONFIGS[shape.type], at)
+        if parsed is None:
+            return None
+        known = len(self.issues)
+        config = self._template(normalise(given, parsed), at)
+        node = self._node(node_id, shape, parsed, config, at)
+        return node if len(self.issues) == known else None
+
+    def report(self, path: str, message: str) -> None:
+        """Notes one more issue."""
+        self.issues.append(Issue(BAD_REQUEST, path, message))
+
+    # --- one kind after the other --------------------------------------------------------------------------------
+
+    def _node(self, node_id: str, shape: NodeShape, parsed: Config, config: Template, at: str) -> PlanNode:
+        references = frozenset(ref.node_id for ref in config.references if ref.node_id is not None)
+        node = PlanNode(
+            id=node_id,
+            type=shape.type,
+            rank=0,
+            config=config,
+            references=references,
+            retry=Backoff(shape.retry.max_attempts, shape.retry.backoff_ms) if shape.retry else None,
+            on_lost=shape.on_lost or "fail",
+            timeout_ms=shape.timeout_ms,
+            named_secrets=config.secrets,
+        )
+        if isinstance(parsed, ConditionConfig):
+            return self._condition(node, parsed, at)
+        if isinstance(parsed, JoinConfig):
+            return msgspec.structs.replace(node, fail_fast=parsed.fail_fast)
+        return self._remote(node, parsed, at)
+
+    def _condition(self, node: PlanNode, parsed: ConditionConfig, at: str) -> PlanNode:
+        if parsed.op != "exists" and parsed.value is msgspec.UNSET:
+            self.report(f"{at}.value", f"`{parsed.op}` needs a value to compare with")
+        if node.named_secrets:
+            self.report(at, "a condition cannot name a secret; only agents and connectors are given them")
+        try:
+            path = parse_path(parsed.path)
+        except PathInvalid as error:
+            self.report(f"{at}.path", f"{error}; like $.input.name or $.steps.<nodeId>.output.name")
+            return node
+        value = None if parsed.value is msgspec.UNSET else parsed.value
+        rule = ConditionRule(path, parsed.op, self._template(value, f"{at}.value"))
+        named = frozenset() if path.node_id is None else frozenset({path.node_id})
+        return msgspec.structs.replace(node, condition=rule, references=node.references | named)
+
+    def _remote(self, node: PlanNode, parsed: Config, at: str) -> PlanNode:
+        requirement = Requirement(node.type)
+        auth_secret: str | None = None
+        execution: ExecutionConfig | None = None
+        placement: Placement = "cloud"
+        if isinstance(parsed, ConnectorActionConfig):
+            self._connector(parsed.connector_id, parsed.action_id, f"{at}.connectorId")
+            execution = parsed.execution
+            placement = self._placement(execution, ("cloud", "executor"), "cloud", at)
+            requirement = Requirement(node.type, connector=parsed.connector_id)
+            auth_secret = parsed.auth.secret_id if parsed.auth else None
+        elif isinstance(parsed, AgentExecuteConfig):
+            execution = parsed.execution
+            placement = self._placement(execution, ("executor",), "executor", at)
+            self._sandbox(parsed, at)
+            requirement = Requirement(node.type, backend=parsed.sandbox.backend if parsed.sandbox else None)
+        elif isinstance(parsed, AgentRunConfig):
+            execution = parsed.execution
+            engine_id, auth_secret = self._engine(parsed, at)
+            in_gateway = engine_id in (engines.LOOP, engines.ECHO)
+            allowed: tuple[Placement, ...] = ("gateway", "executor") if in_gateway else ("executor",)
+            placement = self._placement(execution, allowed, "gateway" if engine_id == engines.LOOP else "executor", at)
+            self._tools(parsed, at)
+            requirement = Requirement(node.type, engine=engine_id)
+        elif isinstance(parsed, HttpRequestConfig):
+            self._http(parsed, at)
+            requirement = Requirement(node.type, connector=HTTP_CONNECTOR)
+            auth_secret = parsed.auth.secret_id if parsed.auth else None
+        return placed(node, requirement, execution, placement, auth_secret)
+
+    def _placement(
+        self, execution: ExecutionConfig | None, allowed: tuple[Placement, ...], default: Placement, at: str
+    ) -> Placement:
+        mode = execution.mode if execution and execution.mode else default
+        placement: Placement = "executor" if mode == "node" else mode
+        if placement not in allowed:
+            self.report(f"{at}.execution.mode", f"`{mode}` is not possible here; use {_either(allowed)}")
+        elif placement != "executor" and execution and execution.selector is not None:
+            self.report(f"{at}.execution.selector", f'a selector needs mode "executor", here it is "{placement}"')
+        return placement
+
+    def _connector(self, connector_id: str, action_id: str, path: str) -> None:
+        if self._check_connector is not None and (message := self._check_connector(connector_id, action_id)):
+            self.report(path, message)
+
+    def _sandbox(self, parsed: AgentExecuteConfig, at: str) -> None:
+        sandbox = parsed.sandbox
+        if sandbox and sandbox.network and sandbox.network_mode and sandbox.network != sandbox.network_mode:
+            self.report(
+                f"{at}.sandbox.networkMode", "differs from `network`, of which it is another spelling; drop one"
+            )
+
+    def _engine(self, parsed: AgentRunConfig, at: str) -> tuple[str, str | None]:
+        """The engine's id, and its secret."""
+        if parsed.engine is None:
+            auth = parsed.llm.auth if parsed.llm else None
+            return engines.LOOP, auth.secret_id if auth else None
+        if parsed.llm is not None:
+            self.report(f"{at}.llm", "is another spelling of `engine`; give one of the two")
+        engine_id = engines.canonical_engine(parsed.engine.id)
+        if engine_id is None:
+            self.report(f"{at}.engine.id", f"no such engine; use {_either(engines.ENGINES)}")
+        auth = parsed.engine.auth
+        return engine_id or engines.LOOP, auth.secret_id if auth else None
+
+    def _tools(self, parsed: AgentRunConfig, at: str) -> None:
+        for index, tool in enumerate(parsed.tools.allow if parsed.tools else ()):
+            path = f"{at}.tools.allow.{index}"
+            match = _TOOL.fullmatch(tool)
+            if match is None:
+                self.report(
+                    path,
+                    "no such tool; use connector.<id>.<action>, shell.run, memory.search, memory.get, memory.write, "
+                    "skill.<skillId> or mcp.<server>.<tool>",
+                )
+            elif match["connector"]:
+                self._connector(match["connector"], match["action"], path)
+
+    def _http(self, parsed: HttpRequestConfig, at: str) -> None:
+        if "{{" not in parsed.method and parsed.method.upper() not in _METHODS:
+            self.report(f"{at}.method", f"must be {_either(_METHODS)}")
+        if not parsed.url.startswith(("{{", "http://", "https://")):
+            self.report(f"{at}.url", "must begin with http:// or https://")
+
+    # --- shapes and templates ------------------------------------------------------------------------------------
+
+    def _template(self, value: object, path: str) -> Template:
+        try:
+            return compile_template(value)
+        except (TemplateInvalid, PathInvalid) as error:
+            self.report(path, str(error))
+            return static(value)
+
+    def _convert(self, raw: object, shape: type[Shape], path: str) -> Shape | None:
+        try:
+            return msgspec.convert(raw, shape)
+        except msgspec.ValidationError as error:
+            self.issues.append(shape_issue(error, shape, path))
+            return None
+
+
+def normalise(config: dict[str, object], parsed: Config) -> dict[str, object]:
+    """The config with one spelling for everything; keys that are not known stay."""
+    config = dict(config)
+    execution = config.get("execution")
+    if isinstance(execution, dict) and execution.get("mode") == "node":
+        config["execution"] = {**execution, "mode": "executor"}
+    if isinstance(parsed, AgentExecuteConfig):
+        sandbox = config.get("sandbox")
+        if isinstance(sandbox, dict) and "networkMode" in sandbox:
+            rest = {key: value for key, value in sandbox.items() if key != "networkMode"}
+            config["sandbox"] = {"network": sandbox["networkMode"], **rest}
+    elif isinstance(parsed, AgentRunConfig):
+        engine, llm = config.get("engine"), config.pop("llm", None)
+        if isinstance(engine, dict):
+            config["engine"] = {**engine, "id": engines.SPELLINGS.get(str(engine["id"]), engine["id"])}
+        elif isinstance(llm, dict):
+            config["engine"] = {"id": engines.LOOP, **llm}
+    elif isinstance(parsed, HttpRequestConfig) and "{{" not in parsed.method:
+        config["method"] = parsed.method.upper()
+    return config
+
+
+def placed(
+    node: PlanNode,
+    requirement: Requirement,
+    execution: ExecutionConfig | None,
+    placement: Placement,
+    auth_secret: str | None,
+) -> PlanNode:
+    """The node with everything that its `execution` says."""
+    schedule = execution.schedule if execution else None
+    max_wait_ms = schedule.max_wait_ms if schedule else None
+    selector = selector_of(execution)
+    requirement = msgspec.structs.replace(requirement, tags=selector.required_tags())
+    # A selector with templates is known only when the node starts; its executor-independent part stays.
+    is_static = not any("{{" in text for text in (*requirement.tags, selector.executor_id or ""))
+    return msgspec.structs.replace(
+        node,
+        placement=placement,
+        schedule=Schedule(
+            schedule.on_unavailable if schedule else "wait",
+            MAX_WAIT_MS_DEFAULT if max_wait_ms is None else max_wait_ms,
+        ),
+        selector=selector,
+        requirement=requirement,
+        signature=requirement.signature if is_static else "",
+        auth_secret=auth_secret,
+    )
+
+
+def selector_of(execution: ExecutionConfig | None) -> Selector:
+    """The selector of an `execution`, or an empty one."""
+    given = execution.selector if execution else None
+    if given is None:
+        return Selector()
+    return Selector(given.pool, tuple(given.labels or ()), given.group, given.tag, given.executor_id)
+
+
+def shape_issue(error: msgspec.ValidationError, shape: type[msgspec.Struct], path: str) -> Issue:
+    """msgspec's complaint as an issue: its place as a dotted path, and the allowed values where it has a choice."""
+    message, where = str(error), ""
+    if match := _AT.match(message):
+        message, where = match["message"], match["path"].replace("[...]", ".*").replace("[", ".").replace("]", "")
+    if message.startswith("Invalid enum value") and (choices := _choices(shape, where.strip(".").split("."))):
+        message = f"{message}; use {_either(choices)}"
+    return Issue(BAD_REQUEST, f"{path}{where}", message)
+
+
+def _choices(shape: object, names: list[str]) -> tuple[str, ...]:
+    """The values of the Literal to which the field names lead; empty where they lead to something else."""
+    for name in names:
+        if not (isinstance(shape, type) and issubclass(shape, msgspec.Struct)):
+            return ()
+        field = next((field.name for field in msgspec.structs.fields(shape) if field.encode_name == name), None)
+        if field is None:
+            return ()
+        shape = _without_none(get_type_hints(shape)[field])
+    return tuple(map(str, get_args(shape))) if get_origin(shape) is Literal else ()
+
+
+def _without_none(annotation: object) -> object:
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = [part for part in get_args(annotation) if part is not type(None)]
+        return rest[0] if len(rest) == 1 else annotation
+    return annotation
+
+
+def _either(choices: tuple[str, ...]) -> str:
+    quoted = [f"`{choice}`" for choice in choices]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
