@@ -16,7 +16,8 @@ from typing import TypeVar, get_args
 
 import msgspec
 
-from vespid_protocol.frames import AgentFrame, Frame, GatewayFrame, wire_type
+from vespid_protocol.codes import Code
+from vespid_protocol.frames import AgentFrame, ExecuteResult, Frame, GatewayFrame, wire_type
 from vespid_protocol.text import clean_json, clean_text
 
 T = TypeVar("T")
@@ -193,3 +194,18 @@ def _field(raw: msgspec.Raw, kind: type[T]) -> T | None:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.MsgspecError:
         return None
+
+
+def fit_result(result: ExecuteResult, limit: int = MAX_FRAME_BYTES) -> tuple[ExecuteResult, bytes]:
+    """The result, or `failed RESULT_TOO_LARGE` in its place where its frame is longer than `limit`; and its bytes."""
+    data = encode(result)
+    if len(data) <= limit:
+        return result, data
+    smaller = ExecuteResult(
+        request_id=result.request_id,
+        status="failed",
+        error=Code.RESULT_TOO_LARGE,
+        error_message=f"the result takes {len(data)} bytes as a frame, and {limit} are allowed",
+        lease_epoch=result.lease_epoch,
+    )
+    return smaller, encode(smaller)

@@ -1,6 +1,6 @@
 """What the two peers ask the world to do. Small frozen Structs, to be carried out in order.
 
-`match` on them, or look the class up in a table. A peer's answer is a sequence that is usually empty or one effect long.
+`match` on them, or look the class up in a table. A peer's answer is a tuple, usually empty or one effect long.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@
     effects = peer.end(Event.REVOKED, "…")       the ways to close, see `connection.py`
     effects = peer.gone()                        the socket ended by itself
 
-Effects are those of `effects.py`, to be carried out in order. Times are monotonic ms. What holds on this end: nothing but
-results is heard before the first `hello`; v2 frames and fields never go to a base peer; a base peer gets an `execute` once
-per lease; a frame without `leaseEpoch` is given the epoch of this socket's own grant, or None, which the database reads as
-the one last granted to this executor. After the end nothing is received or sent any more: an old connection changes
-nothing.
+Effects are those of `effects.py`, to be carried out in order. Times are monotonic ms. What holds on this end: nothing
+but results is heard before the first `hello`; v2 frames and fields never go to a base peer; a base peer gets an
+`execute` once per lease; a frame without `leaseEpoch` is given the epoch of this socket's own grant, or None, which the
+database reads as the one last granted to this executor. After the end nothing is received or sent any more: an old
+connection changes nothing.
 """
 
 from __future__ import annotations
@@ -156,8 +156,7 @@ class GatewayPeer:
         except FrameInvalid as problem:
             return self._bad_frame(problem, now)
         if type(frame) is Unknown:
-            self.heard(now)
-            return (fx.Counted("unknown_frame", frame.type[:64]),)
+            return (*self.heard(now), fx.Counted("unknown_frame", frame.type[:64]))
         effects = self.receive(frame, now)  # type: ignore[arg-type]  # mypy does not narrow by type()
         return (*effects, fx.Counted("mended_text")) if mended else effects
 
@@ -332,10 +331,10 @@ class GatewayPeer:
         held = self.held.get(frame.request_id)
         epoch = _epoch(frame.lease_epoch, held)
         if held is not None and epoch == held.lease_epoch:
-            fresh, held.received = not held.received, True
-            if fresh and frame.status == "failed" and frame.error == Code.EXECUTOR_OVER_CAPACITY:
-                del self.held[frame.request_id]
-                return (fx.Declined(frame.request_id, epoch),)
+            held.received = True
+        if frame.status == "failed" and frame.error == Code.EXECUTOR_OVER_CAPACITY:
+            # There is nothing to commit; the acknowledgement is for agents that keep even this.
+            return (fx.Declined(frame.request_id, epoch), *self.ack(frame.request_id))
         return (fx.Result(frame, epoch),)
 
     def _draining(self, frame: Draining, now: int) -> Effects:
@@ -371,14 +370,13 @@ class GatewayPeer:
         return (*self._bad_frame(too_big, now), counted)
 
     def _bad_frame(self, problem: FrameInvalid, now: int) -> Effects:
-        self.heard(now)
+        counted = (*self.heard(now), fx.Counted("bad_frame", f"{problem.frame_type or '?'}: {problem.field}"[:128]))
         bad = self._bad_frames
         bad.append(now)
-        counted = fx.Counted("bad_frame", f"{problem.frame_type or '?'}: {problem.field}"[:128])
         if len(bad) == BAD_FRAMES_MAX and now - bad[0] < BAD_FRAMES_WINDOW_MS:
-            return (counted, *self.end(Event.TOO_MANY_BAD_FRAMES, "too many bad frames"))
+            return (*counted, *self.end(Event.TOO_MANY_BAD_FRAMES, "too many bad frames"))
         told = ErrorFrame(code=Code.BAD_REQUEST, message=str(problem)[:500], request_id=problem.request_id)
-        return (counted, *self._send(told))
+        return (*counted, *self._send(told))
 
     def _overdue(self, now: int) -> tuple[str, int | None] | None:
         """An `execute` whose 5 s have passed without a word about it."""

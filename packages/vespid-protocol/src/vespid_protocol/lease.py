@@ -164,7 +164,7 @@ ROWS: tuple[LeaseRow, ...] = (
     ),
     Row(
         Event.DECLINE,
-        (State.DISPATCHED,),
+        _LIVE,
         State.PENDING,
         (Guard.IS_HOLDER,),
         (Effect.RESUME_WAIT, Effect.RELEASE, Effect.CHOOSE_WITHOUT),
