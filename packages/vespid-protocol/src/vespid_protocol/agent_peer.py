@@ -310,7 +310,7 @@ class AgentPeer:
     # --- work --------------------------------------------------------------------------------------------------------
 
     def may_start(self, request_id: str, now: int) -> bool:
-        """Whether accepted work may start at this moment; if so it counts as started: journal that before anything else.
+        """Whether accepted work may start at this moment; if so it counts as started: journal that first.
 
         False: do nothing. Trust has ended and it was given back, or a `Stop` is on its way to you and what it asks for
         is what ends it, or it was started already.

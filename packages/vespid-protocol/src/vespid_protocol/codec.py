@@ -145,7 +145,7 @@ def recover(data: bytes | str) -> Envelope:
     acknowledged; any other frame is answered with `error`.
     """
     envelope = _envelope(clean_message(data)[0])
-    if envelope is None:
+    if envelope is None or not envelope.type:
         raise FrameInvalid("$", "not a JSON object with a type")
     return envelope
 
@@ -167,7 +167,9 @@ def _explain(problem: str, data: bytes, known: frozenset[str]) -> Unknown:
     message, _, path = problem.partition(" - at `")
     field = path.rstrip("`").removeprefix("$").removeprefix(".")
     if envelope is None:
-        raise FrameInvalid("type", message if field == "type" else "Object missing required field `type`")
+        raise FrameInvalid("$", "not a JSON object")
+    if not envelope.type:
+        raise FrameInvalid("type", "missing, or not a string", request_id=envelope.request_id)
     if field == "type" and envelope.type not in known:
         return Unknown(envelope.type)
     missing = message.partition("missing required field `")[2].rstrip("`")
@@ -177,16 +179,18 @@ def _explain(problem: str, data: bytes, known: frozenset[str]) -> Unknown:
 
 
 def _envelope(data: bytes) -> Envelope | None:
-    """The identifying fields, each for itself, so that one with a bad shape does not hide the others."""
+    """The identifying fields, each for itself, so that one with a bad shape does not hide the others.
+
+    None where there is no JSON object at all; an empty type where there is no usable one.
+    """
     try:
         whose = _whose_decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    frame_type = _field(whose.type, str)
-    if frame_type is None:
-        return None
     epoch = _field(whose.lease_epoch, int)
-    return Envelope(frame_type, _field(whose.request_id, str), epoch if epoch is None or 0 <= epoch < 1 << 53 else None)
+    if epoch is not None and not 0 <= epoch < 1 << 53:
+        epoch = None
+    return Envelope(_field(whose.type, str) or "", _field(whose.request_id, str), epoch)
 
 
 def _field(raw: msgspec.Raw, kind: type[T]) -> T | None:
