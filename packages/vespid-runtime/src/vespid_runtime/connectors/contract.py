@@ -129,7 +129,7 @@ class Action(Generic[I]):
 def _schema_of_any(kind: type) -> dict[str, object]:
     """A field typed `object` takes any JSON value; msgspec asks us for the schema of that."""
     if kind is object:
-        return {}
+        return {"description": "any JSON value"}
     raise TypeError(f"{kind} has no JSON schema")
 
 

@@ -24,7 +24,8 @@ _SERVICE = "GITHUB"
 _PAGE = 100
 _NEXT = re.compile(r'<[^>]+>;\s*rel="next"')
 
-Repo = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}$")]
+# A segment of dots alone would climb out of /repos/.
+Repo = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}/)[A-Za-z0-9._-]{1,100}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}$")]
 Body = Annotated[str, msgspec.Meta(max_length=60_000)]
 
 
