@@ -66,25 +66,18 @@ class RunRow(msgspec.Struct, frozen=True):
 class BlockedRow(msgspec.Struct, frozen=True):
     """An execution that the run waits for."""
 
+    run_id: UUID
     request_id: str
     node_id: str
     kind: str
-    state: str
-    waiting_reason: str | None
     created_at: datetime
     act_by: datetime
 
 
-class EndRow(msgspec.Struct, frozen=True):
-    """How a node's latest attempt ended."""
+class NodeEnd(msgspec.Struct, frozen=True):
+    """What a node's latest ended attempt answered."""
 
-    node_id: str
-    node_type: str
-    attempt: int
-    state: str
     output: bytes | None
-    error: str | None
-    error_message: str | None
 
 
 class EventRow(msgspec.Struct, frozen=True):
@@ -135,10 +128,15 @@ async def create_runs(connection: asyncpg.Connection, runs: Sequence[NewRun]) ->
     return [Created(**row) for row in rows]
 
 
-async def cancel_run(db: Database, org_id: OrgId, run_id: RunId) -> CancelOutcome:
+async def cancel_run(connection: asyncpg.Connection, org_id: UUID, run_id: UUID) -> CancelOutcome:
     """Ask for the end of a run; it is due then. A finished one stays as it is."""
-    outcome: CancelOutcome = await db.fetchval_system(QUERIES.cancel_run, UUID(org_id), UUID(run_id))
+    outcome: CancelOutcome = await connection.fetchval(QUERIES.cancel_run, org_id, run_id)
     return outcome
+
+
+async def workflow_exists(connection: asyncpg.Connection, org_id: UUID, workflow_id: UUID) -> bool:
+    exists: bool = await connection.fetchval(QUERIES.workflow_exists, org_id, workflow_id)
+    return exists
 
 
 async def list_runs(
@@ -152,19 +150,32 @@ async def read_run(connection: asyncpg.Connection, org_id: UUID, workflow_id: UU
     return None if row is None else RunRow(**row)
 
 
-async def list_blocked(connection: asyncpg.Connection, org_id: UUID, run_id: UUID) -> list[BlockedRow]:
-    """What the run waits for, the oldest first."""
-    return [BlockedRow(**row) for row in await connection.fetch(QUERIES.list_blocked, org_id, run_id)]
+async def read_any_run(connection: asyncpg.Connection, org_id: UUID, run_id: UUID) -> RunRow | None:
+    """The run whichever workflow it is of."""
+    row = await connection.fetchrow(QUERIES.read_any_run, org_id, run_id)
+    return None if row is None else RunRow(**row)
 
 
-async def list_ends(connection: asyncpg.Connection, org_id: UUID, run_id: UUID) -> list[EndRow]:
-    return [EndRow(**row) for row in await connection.fetch(QUERIES.list_ends, org_id, run_id)]
+async def list_blocked(
+    connection: asyncpg.Connection, org_id: UUID, run_ids: Sequence[UUID]
+) -> dict[UUID, list[BlockedRow]]:
+    """What each of these runs waits for, the oldest first; a run that waits for nothing is not in it."""
+    blocked: dict[UUID, list[BlockedRow]] = {}
+    for row in await connection.fetch(QUERIES.list_blocked, org_id, run_ids):
+        blocked.setdefault(row["run_id"], []).append(BlockedRow(**row))
+    return blocked
 
 
-async def read_node_output(connection: asyncpg.Connection, org_id: UUID, run_id: UUID, node_id: str) -> EndRow | None:
+async def list_outputs(connection: asyncpg.Connection, org_id: UUID, run_id: UUID) -> dict[str, msgspec.Raw]:
+    """What each node's latest ended attempt answered, where it answered anything."""
+    records = await connection.fetch(QUERIES.list_outputs, org_id, run_id)
+    return {row["node_id"]: msgspec.Raw(row["output"]) for row in records if row["output"] is not None}
+
+
+async def read_node_end(connection: asyncpg.Connection, org_id: UUID, run_id: UUID, node_id: str) -> NodeEnd | None:
     """None where no attempt of that node has ended, or the node has no executions."""
-    row = await connection.fetchrow(QUERIES.read_node_output, org_id, run_id, node_id)
-    return None if row is None else EndRow(**row)
+    row = await connection.fetchrow(QUERIES.read_node_end, org_id, run_id, node_id)
+    return None if row is None else NodeEnd(**row)
 
 
 async def list_events(connection: asyncpg.Connection, run_id: UUID, after_seq: int, limit: int) -> list[EventRow]:

@@ -13,24 +13,33 @@ select id, organization_id, workflow_id, trigger_type, status, attempt_count, ma
 from workflow_runs
 where organization_id = $1 and workflow_id = $2 and id = $3
 
+-- name: read_any_run
+select id, organization_id, workflow_id, trigger_type, status, attempt_count, max_attempts, next_attempt_at,
+    requested_by_user_id, input, error, error_message, cursor, created_at, started_at, finished_at
+from workflow_runs
+where organization_id = $1 and id = $2
+
+-- name: workflow_exists
+select exists (select from workflows where organization_id = $1 and id = $2)
+
 -- name: list_blocked
--- What the run waits for, the oldest first.
-select request_id, node_id, kind, state, waiting_reason, created_at, act_by
+-- What runs wait for, the oldest first.
+select run_id, request_id, node_id, kind, created_at, act_by
 from executions
-where organization_id = $1 and run_id = $2 and finished_at is null
+where organization_id = $1 and run_id = any ($2::uuid[]) and finished_at is null
 order by created_at, request_id
 
--- name: read_node_output
+-- name: read_node_end
 -- Of the node's latest attempt that has ended.
-select node_id, node_type, attempt, state, output, error, error_message
+select output
 from executions
 where organization_id = $1 and run_id = $2 and node_id = $3 and finished_at is not null
 order by attempt desc
 limit 1
 
--- name: list_ends
--- The latest ended attempt of each node, with the output in full.
-select distinct on (node_id) node_id, node_type, attempt, state, output, error, error_message
+-- name: list_outputs
+-- Of the latest ended attempt of each node, in full.
+select distinct on (node_id) node_id, output
 from executions
 where organization_id = $1 and run_id = $2 and finished_at is not null
 order by node_id, attempt desc
