@@ -1,0 +1,18 @@
+"""`vespid api`: the control plane alone."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(api)
+
+
+def api() -> None:
+    """The control plane: HTTP API on API_PORT (3001)."""
+    from vespid.cli.process import read_settings, run_service
+    from vespid.control.app import create_service
+    from vespid.settings import ApiSettings
+
+    settings = read_settings(ApiSettings)
+    run_service("api", lambda: create_service(settings))

@@ -1,0 +1,18 @@
+"""`vespid worker`: the worker alone."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(worker)
+
+
+def worker() -> None:
+    """The worker: durable runs, deadlines, schedules."""
+    from vespid.cli.process import read_settings, run_service
+    from vespid.settings import WorkerSettings
+    from vespid.worker.service import WorkerService
+
+    settings = read_settings(WorkerSettings)
+    run_service("worker", lambda: WorkerService(settings))

@@ -1,0 +1,1 @@
+"""The isolated process that talks to model providers, and to nothing else."""
