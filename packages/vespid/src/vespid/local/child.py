@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from vespid.local.account import Account, becoming
+from vespid.service import StartRefused
 
 log = structlog.get_logger("vespid.local.child")
 
@@ -19,7 +20,7 @@ RESTART_PAUSE_CAP_S = 10.0
 LOG_TAIL_BYTES = 2_000
 
 
-class StartFailed(Exception):
+class StartFailed(StartRefused):
     """A server did not become ready; the message carries the end of its log."""
 
 

@@ -6,15 +6,16 @@ import os
 from pathlib import Path
 
 from vespid.local.account import Account, give_to, may_execute
+from vespid.service import StartRefused
 
 ROOT_FOLDER = Path("/var/lib/vespid/server")
 
 
-class FolderInUse(Exception):
+class FolderInUse(StartRefused):
     """Another process of ours lives on this data folder."""
 
 
-class FolderClosed(Exception):
+class FolderClosed(StartRefused):
     """The account that the servers run as cannot get into the data folder."""
 
 

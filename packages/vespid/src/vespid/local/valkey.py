@@ -46,7 +46,7 @@ class EmbeddedValkey:
         if self._child is not None:
             return
         for attempt in range(1, PORT_TRIES + 1):
-            self._port = _free_port()
+            self._port = free_port()
             child = self._describe_child(await asyncio.to_thread(self._write_config))
             try:
                 await child.start()
@@ -104,7 +104,7 @@ class EmbeddedValkey:
             await client.aclose()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
