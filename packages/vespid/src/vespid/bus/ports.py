@@ -1,6 +1,6 @@
 """What the rest of the house may ask of the bus. `RedisCapacity`, `RedisMail` and `RedisFanout` are the forms of it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from vespid.bus.choice import Ask, Choice, ExecutorPresence, LeasedRow, Next
@@ -70,7 +70,7 @@ class Mail(Protocol):
     def wake(self, queue: str, item: str) -> None:
         """Let one process know that `item` is due. Never waits, may be lost; a burst goes as one push."""
 
-    def wakes(self, queue: str) -> AsyncIterator[Sequence[str]]:
+    def wakes(self, queue: str) -> AsyncGenerator[Sequence[str], None]:
         """Items for this process to look at, in batches, repeats within a batch dropped."""
 
 

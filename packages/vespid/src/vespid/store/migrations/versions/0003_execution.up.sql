@@ -1192,7 +1192,7 @@ declare
     answer text;
 begin
     perform set_config('app.current_org_id', org::text, true);
-    update schedules s set next_fire_at = next_at
+    update schedules s set next_fire_at = coalesce(next_at, 'infinity')
     where s.family_id = family and s.organization_id = org and s.next_fire_at = fired_at;
     if not found then
         return 'taken';

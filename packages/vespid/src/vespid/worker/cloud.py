@@ -1,0 +1,237 @@
+"""Work of the server's own kinds: cloud connectors and `http.request`, run in this process under a lease of its own.
+
+The same table, machine and sweep as for executors, with this process as the holder: when it dies, its lease passes and
+the node's `onLost` decides.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import asyncpg
+import msgspec
+import structlog
+from prometheus_client import Gauge
+
+from vespid.dispatch.house import House
+from vespid.dispatch.rows import text_or_none
+from vespid.dispatch.secrets import RequestSecrets, SecretUnavailable, resolve
+from vespid.dispatch.stepper import result_event
+from vespid.store.executions import CloudWork, Finish
+from vespid.store.group import OutcomeUnknown
+from vespid.store.pool import DatabaseUnavailable
+from vespid.store.secrets import SecretResolver
+from vespid_protocol.codes import Code
+from vespid_protocol.ids import OrgId, ProcessId, RequestId, RunId
+from vespid_runtime.connectors import ActionContext, ActionLimits, ConnectorError, Registry
+from vespid_runtime.egress import GuardedHttp
+from vespid_runtime.redaction import Redactor
+from vespid_runtime.secrets import SecretMissing, fill_secrets
+
+log = structlog.get_logger("vespid.worker.cloud")
+
+RUNNING = Gauge("vespid_cloud_executions_running", "Executions that this worker runs itself")
+
+PLACEMENTS = ("cloud", "gateway")
+OUTPUT_MAX_BYTES = 4 * 1024 * 1024
+COMMIT_RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+# How long work under way may go on once the process was asked to stop.
+DRAIN_S = 25.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Action(msgspec.Struct, frozen=True, rename="camel"):
+    """Payload of `connector.action` and `http.request`."""
+
+    connector_id: str
+    action_id: str
+    input: object = None
+    env: dict[str, object] | None = None
+
+
+_decode_action = msgspec.json.Decoder(_Action).decode
+
+
+class _Result(msgspec.Struct, frozen=True):
+    """`error` None: it succeeded."""
+
+    output: object = None
+    error: str | None = None
+    message: str | None = None
+    details: object = None
+
+
+class Cloud:
+    """A Service, and the stepper's `CloudRunner`."""
+
+    def __init__(
+        self,
+        house: House,
+        registry: Registry,
+        http: GuardedHttp,
+        resolver: SecretResolver,
+        *,
+        concurrency: int,
+        operator_base_urls: Mapping[str, str],
+    ) -> None:
+        self._house = house
+        self._registry = registry
+        self._http = http
+        self._resolver = resolver
+        self._free = concurrency
+        self._operator_base_urls = operator_base_urls
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def start(self) -> None:
+        self._stopping = False
+        await self._http.start()
+
+    async def stop(self) -> None:
+        """Take nothing new, finish what runs within DRAIN_S, and leave the rest to the sweep."""
+        self._stopping = True
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=DRAIN_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._http.stop()
+
+    def reserve(self) -> ProcessId | None:
+        if self._stopping or self._free <= 0:
+            return None
+        self._free -= 1
+        return self._house.process_id
+
+    def give_back(self) -> None:
+        self._free += 1
+
+    def launch(self, work: CloudWork) -> None:
+        task = asyncio.get_running_loop().create_task(self._carry_out(work), name=f"cloud {work.request_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def claim(self) -> int:
+        """Take up pending work for which no process had room; how much there was."""
+        if self._stopping or self._free <= 0:
+            return 0
+        works = await self._house.executions.claim_cloud(self._house.process_id, PLACEMENTS, self._free)
+        for work in works:
+            self._free -= 1
+            self.launch(work)
+        return len(works)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._free += 1
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("cloud_execution_lost", exc_info=error)
+
+    async def _carry_out(self, work: CloudWork) -> None:
+        with RUNNING.track_inprogress():
+            result = await self._run(work)
+            await self._commit(work, result)
+
+    async def _run(self, work: CloudWork) -> _Result:
+        org_id = OrgId(str(work.organization_id))
+        try:
+            async with asyncio.timeout(work.timeout_ms / 1000):
+                secrets = await resolve(self._resolver, org_id, work.secret_refs)
+                return _within_limit(_redacted(await self._act(work, secrets), secrets))
+        except TimeoutError:
+            return _Result(error=Code.NODE_EXECUTION_TIMEOUT, message=f"not done within {work.timeout_ms} ms")
+        except SecretUnavailable as error:
+            return _Result(error=error.code, message=error.message)
+        except Exception as error:
+            # A bug of ours or of a connector: the node fails, the worker lives.
+            log.exception("cloud_execution_raised", request_id=work.request_id, kind=work.kind)
+            return _Result(
+                error=Code.NODE_EXECUTION_FAILED, message=f"the worker could not run it: {type(error).__name__}"
+            )
+
+    async def _act(self, work: CloudWork, secrets: RequestSecrets) -> _Result:
+        if work.kind not in ("connector.action", "http.request"):
+            return _Result(error=Code.ENGINE_UNAVAILABLE, message=f"no engine for {work.kind} runs in this server")
+        try:
+            action = _decode_action(work.payload)
+        except msgspec.DecodeError as error:
+            return _Result(error=Code.INVALID_ACTION_PAYLOAD, message=str(error))
+        run_id = text_or_none(work.run_id) or work.request_id
+        context = ActionContext(
+            http=self._http,
+            idempotency_key=f"{run_id}:{work.node_id}",
+            request_id=work.request_id,
+            limits=ActionLimits(timeout_ms=work.timeout_ms),
+            operator_base_urls=self._operator_base_urls,
+        )
+        try:
+            given = fill_secrets(
+                {} if action.input is None else action.input,
+                {secret_id: value.reveal() for secret_id, value in secrets.named.items()},
+            )
+            auth = None if secrets.auth is None else secrets.auth.reveal()
+            return _Result(await self._registry.run(action.connector_id, action.action_id, given, auth, context))
+        except SecretMissing as missing:
+            return _Result(error=Code.SECRET_NOT_FOUND, message=str(missing))
+        except ConnectorError as error:
+            return _Result(error=error.code, message=error.message, details=error.details or None)
+
+    async def _commit(self, work: CloudWork, result: _Result) -> None:
+        """Commit the result, however long Postgres takes to come back; past the deadline somebody else has acted."""
+        finish = Finish(
+            request=RequestId(work.request_id),
+            process=self._house.process_id,
+            epoch=work.lease_epoch,
+            status="succeeded" if result.error is None else "failed",
+            output=msgspec.Raw(_encode(result.output)),
+            error=result.error,
+            error_message=result.message,
+            error_details=None if result.details is None else msgspec.Raw(_encode(result.details)),
+        )
+        event = result_event(
+            work.node_id,
+            work.attempt,
+            output=result.output,
+            error=result.error,
+            message=result.message,
+            details=result.details,
+        )
+        org_id = OrgId(str(work.organization_id))
+        run_id = None if work.run_id is None else RunId(str(work.run_id))
+        deadline = asyncio.get_running_loop().time() + work.timeout_ms / 1000
+        attempt = 0
+        while True:
+            try:
+                finished = await self._house.stepper.finish(org_id, run_id, event, finish)
+            except (DatabaseUnavailable, OutcomeUnknown, OSError, asyncpg.PostgresError) as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                log.warning("cloud_result_postponed", request_id=work.request_id, error=repr(error))
+                await asyncio.sleep(COMMIT_RETRY_S[min(attempt, len(COMMIT_RETRY_S) - 1)])
+                attempt += 1
+            else:
+                if finished.outcome not in ("applied", "deferred", "cancelled", "duplicate"):
+                    log.warning("cloud_result_refused", request_id=work.request_id, outcome=finished.outcome)
+                return
+
+
+def _redacted(result: _Result, secrets: RequestSecrets) -> _Result:
+    values = secrets.clear_values()
+    if not values:
+        return result
+    redactor = Redactor(values)
+    return _Result(
+        redactor.redact_json(msgspec.to_builtins(result.output)),
+        None if result.error is None else redactor.redact(result.error),
+        None if result.message is None else redactor.redact(result.message),
+        redactor.redact_json(msgspec.to_builtins(result.details)),
+    )
+
+
+def _within_limit(result: _Result) -> _Result:
+    size = len(_encode(result.output))
+    if size <= OUTPUT_MAX_BYTES:
+        return result
+    return _Result(
+        error=Code.RESULT_TOO_LARGE, message=f"the output has {size} bytes, at most {OUTPUT_MAX_BYTES} are kept"
+    )
