@@ -9,7 +9,7 @@ from vespid.domain.node_config import CONFIGS, Config
 from vespid.domain.node_reader import HTTP_ACTION, HTTP_CONNECTOR, placed
 from vespid.domain.path import MISSING
 from vespid.domain.plan import PlanNode
-from vespid.domain.policy import OrgSettings, effective_tools
+from vespid.domain.policy import LlmChoice, OrgSettings, effective_tools
 from vespid.domain.run_event import NewExecution, RunContext
 from vespid.domain.template import FilledTooLarge, Scope, TemplateValueMissing
 from vespid_protocol.codes import Code
@@ -158,7 +158,7 @@ def _with_default_engine(
     """An agent.run that names no engine uses the organization's primary model through our own loop."""
     if isinstance(config.get("engine"), dict):
         return config, auth_secret
-    primary = settings.llm.defaults.primary
+    primary = settings.llm.defaults.primary or LlmChoice()
     named = {"provider": primary.provider, "model": primary.model}
     chosen: dict[str, object] = {"id": engines.LOOP}
     chosen.update((key, value) for key, value in named.items() if value is not None)

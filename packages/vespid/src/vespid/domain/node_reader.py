@@ -42,7 +42,7 @@ _TOOL = re.compile(
     r"connector\.(?P<connector>[a-z0-9][a-z0-9_-]*)\.(?P<action>[A-Za-z0-9_.-]+)"
     r"|shell\.run|memory\.(search|get|write)|skill\.[a-z0-9][a-z0-9_-]{0,63}|mcp\.[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+"
 )
-_AT = re.compile(r"^(?P<message>.*) - at `\$(?P<path>.*)`$", re.DOTALL)
+_AT = re.compile(r"^(?P<message>.*) - at (?P<key>`key` in )?`\$(?P<path>.*)`$", re.DOTALL)
 
 
 class NodeReader:
@@ -196,8 +196,8 @@ class NodeReader:
     def _template(self, value: object, path: str) -> Template:
         try:
             return compile_template(value)
-        except (TemplateInvalid, PathInvalid) as error:
-            self.report(path, str(error))
+        except TemplateInvalid as error:
+            self.report(".".join((path, *error.path)), str(error))
             return static(value)
 
     def _convert(self, raw: object, shape: type[Shape], path: str) -> Shape | None:
@@ -270,7 +270,8 @@ def shape_issue(error: msgspec.ValidationError, shape: type[msgspec.Struct], pat
     """msgspec's complaint as an issue: its place as a dotted path, and the allowed values where it has a choice."""
     message, where = str(error), ""
     if match := _AT.match(message):
-        message, where = match["message"], match["path"].replace("[...]", ".*").replace("[", ".").replace("]", "")
+        message = f"a key: {match['message']}" if match["key"] else match["message"]
+        where = match["path"].replace("[...]", ".*").replace("[", ".").replace("]", "")
     if message.startswith("Invalid enum value") and (choices := _choices(shape, where.strip(".").split("."))):
         message = f"{message}; use {_either(choices)}"
     return Issue(BAD_REQUEST, f"{path}{where}", message)

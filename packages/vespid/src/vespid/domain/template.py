@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from vespid.domain.path import MISSING, Segment, parse_segments, resolve
+from vespid.domain.path import MISSING, PathInvalid, Segment, parse_segments, resolve
 
 # What one node's templates may add up to once filled; a frame to an agent holds no more.
 FILLED_MAX_CHARS = 4_000_000
@@ -35,7 +35,11 @@ _SECRET_OPENING = re.compile(r"\{\{(?=\s*secrets)")
 
 
 class TemplateInvalid(ValueError):
-    """A template is not well formed; the message says how it should be written."""
+    """A template is not well formed; the message says how it should be written, `path` where it is in the value."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.path: list[str] = []
 
 
 class TemplateValueMissing(ValueError):
@@ -140,12 +144,20 @@ def _compile(value: object, references: list[Reference], secrets: dict[str, None
     if isinstance(value, str):
         return _compile_text(value, references, secrets)
     if isinstance(value, dict):
-        items = tuple((str(key), _compile(item, references, secrets)) for key, item in value.items())
+        items = tuple((str(key), _compile_item(str(key), item, references, secrets)) for key, item in value.items())
         return _Static(value) if all(isinstance(item, _Static) for _, item in items) else _Object(items)
     if isinstance(value, list):
-        elements = tuple(_compile(item, references, secrets) for item in value)
+        elements = tuple(_compile_item(str(at), item, references, secrets) for at, item in enumerate(value))
         return _Static(value) if all(isinstance(item, _Static) for item in elements) else _Array(elements)
     return _Static(value)
+
+
+def _compile_item(key: str, value: object, references: list[Reference], secrets: dict[str, None]) -> _Node:
+    try:
+        return _compile(value, references, secrets)
+    except TemplateInvalid as error:
+        error.path.insert(0, key)
+        raise
 
 
 def _compile_text(text: str, references: list[Reference], secrets: dict[str, None]) -> _Node:
@@ -185,7 +197,10 @@ def _parts(text: str) -> Iterator[str | Reference | SecretReference]:
 
 def _reference(whole: re.Match[str]) -> Reference | SecretReference:
     source = whole[0]
-    segments = parse_segments(whole["path"])
+    try:
+        segments = parse_segments(whole["path"])
+    except PathInvalid as error:
+        raise TemplateInvalid(f"`{source}`: {error}") from error
     literal = whole["default"]
     if whole["root"] == "secrets":
         if not _SECRET.fullmatch(source):
