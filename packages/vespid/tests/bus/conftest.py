@@ -32,6 +32,11 @@ class Server:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/8"
 
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
     def start(self) -> None:
         self.process = subprocess.Popen(
             [str(VALKEY), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)],

@@ -8,20 +8,18 @@ whether replies still arrive. When it is not connected a call fails at once, and
 import asyncio
 import random
 import socket
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import hiredis
-from redis.asyncio.connection import parse_url
 
+from vespid.bus.address import Address, Argument, pack
 from vespid.bus.errors import BusReplyError, BusUnavailable
 from vespid.bus.scripts import Script
 
 # A reply as hiredis parses it: an integer, a bulk string, nil or an array of these.
 Reply = int | bytes | None | list["Reply"]
-Argument = str | bytes | int | float
 
 STALL_S = 0.5
 WATCH_S = 0.1
@@ -38,33 +36,12 @@ class Log(Protocol):
     def info(self, event: str, **fields: object) -> object: ...
 
 
-class Address:
-    """Where Redis is and who we are to it, from a `redis://`, `rediss://` or `unix://` URL."""
+@runtime_checkable
+class _Transport(Protocol):
+    """What is used of a transport; uvloop's are not asyncio's by inheritance."""
 
-    def __init__(self, url: str) -> None:
-        options = parse_url(url)
-        self.path: str | None = options.get("path")
-        self.host: str = options.get("host") or "127.0.0.1"
-        self.port: int = options.get("port") or 6379
-        self.username: str | None = options.get("username")
-        self.password: str | None = options.get("password")
-        self.database: int = options.get("db") or 0
-        self.tls = url.startswith("rediss://")
-
-    def greeting(self, name: str) -> list[tuple[Argument, ...]]:
-        """Commands that every new connection begins with."""
-        commands: list[tuple[Argument, ...]] = []
-        if self.password is not None:
-            user = () if self.username is None else (self.username,)
-            commands.append(("AUTH", *user, self.password))
-        if self.database:
-            commands.append(("SELECT", self.database))
-        commands.append(("CLIENT", "SETNAME", name))
-        return commands
-
-
-def _packed(command: tuple[Argument, ...]) -> bytes:
-    return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub says a tuple of one
+    def write(self, data: bytes) -> None: ...
+    def abort(self) -> None: ...
 
 
 class _Wire(asyncio.Protocol):
@@ -74,7 +51,7 @@ class _Wire(asyncio.Protocol):
         self._loop = loop
         self._lost = lost
         self._reader = hiredis.Reader(notEnoughData=_MORE)
-        self._transport: asyncio.Transport | None = None
+        self._transport: _Transport | None = None
         # Futures of the commands that have not been answered, oldest first.
         self._outstanding: deque[asyncio.Future[Reply]] = deque()
         # Packed commands of this turn of the loop.
@@ -86,7 +63,7 @@ class _Wire(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        assert isinstance(transport, _Transport)
         self._transport = transport
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -198,7 +175,7 @@ class Connection:
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             future.set_exception(BusUnavailable("not connected to Redis"))
             return future
-        return wire.send(_packed(command))
+        return wire.send(pack(command))
 
     async def run(self, script: Script, key: str, *arguments: Argument) -> Reply:
         """Run a script on the partition of `key`; a server that does not know it is given the source."""
@@ -244,11 +221,10 @@ class Connection:
         if address.path is not None:
             await loop.create_unix_connection(protocol, address.path)
         else:
-            tls = ssl.create_default_context() if address.tls else None
-            await loop.create_connection(protocol, address.host, address.port, ssl=tls)
+            await loop.create_connection(protocol, address.host, address.port, ssl=address.tls)
         try:
             greeting: Sequence[asyncio.Future[Reply]] = [
-                wire.send(_packed(command)) for command in address.greeting(self._name)
+                wire.send(pack(command)) for command in address.greeting(self._name)
             ]
             await asyncio.gather(*greeting)
         except BaseException:

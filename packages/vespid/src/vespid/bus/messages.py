@@ -26,7 +26,7 @@ class Offer(Message, frozen=True, tag="offer"):
     # When the reservation was made, epoch ms by the Redis server's clock.
     reserved_at_ms: int = 0
     # The row to insert in the same statement (synchronous dispatch), JSON; absent when the row is there.
-    create: msgspec.Raw | None = None
+    create: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     # Process whose caller waits for the outcome; it is sent a `ResultReady`.
     reply_to: ProcessId | None = None
 
@@ -54,8 +54,8 @@ class ResultReady(Message, frozen=True, tag="result"):
 
     request_id: RequestId
     status: Literal["succeeded", "failed", "cancelled"]
-    output: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReportCapacity(Message, frozen=True, tag="report"):
