@@ -103,7 +103,7 @@ async def test_acknowledgement_alone_is_written_without_being_asked_for(journal:
 
 
 async def test_cancelled_before_it_came_never_begins(journal: Journal) -> None:
-    journal.entomb("r", 1)
+    journal.bury("r")
     standing = await begin(journal, "r")
     assert not isinstance(standing, JournalError)
     assert standing is not None

@@ -200,9 +200,10 @@ async def _pair(
 
 
 def _run(identity: AgentConfig, settings: AgentSettings, path: Path) -> NoReturn:
-    from vespid_agent.agent import Refused, run_agent
     from vespid_agent.journal import JournalError
+    from vespid_agent.link import Refused
     from vespid_agent.logs import configure
+    from vespid_agent.process import run_agent
 
     configure(settings.log_level)
     journal = state_path(path, identity.executor_id)

@@ -61,16 +61,20 @@ on conflict (request_id) do update
        changed_ms = excluded.changed_ms
  where state = 1
 """
-_BURY = "update entries set state = 3, result = null, mark = null, changed_ms = ? where request_id = ? and state = 2"
+_BURY = """
+insert into entries (request_id, lease_epoch, state, moves, digest, changed_ms) values (?, 0, 3, 0, x'', ?)
+on conflict (request_id) do update
+   set state = 3, result = null, mark = null, changed_ms = excluded.changed_ms
+ where state in (2, 4)
+"""
 # Leased to us again: what was abandoned is reported after all.
 _REVIVE = "update entries set state = 2, lease_epoch = max(lease_epoch, ?) where request_id = ? and state = 4"
-_TOMB = """
-insert into entries (request_id, lease_epoch, state, moves, digest, changed_ms) values (?, ?, 3, 0, ?, ?)
-on conflict (request_id) do nothing
-"""
 _MARK = "update entries set mark = ? where request_id = ? and state = 1"
 _ADOPT = "update entries set lease_epoch = ? where request_id = ? and lease_epoch < ?"
-_READ = "select request_id, lease_epoch, state, moves, digest, mark, result from entries where request_id = ?"
+_REPLACE = "update entries set result = ? where request_id = ? and state in (2, 4)"
+_COLUMNS = "select request_id, lease_epoch, state, moves, digest, mark, result, changed_ms from entries"
+_READ = f"{_COLUMNS} where request_id = ?"
+_LARGEST = f"{_COLUMNS} where state = 2 order by length(result) desc limit 1"
 
 
 class EntryState(enum.IntEnum):
@@ -96,6 +100,8 @@ class Entry:
     digest: bytes
     mark: str | None
     result: bytes | None
+    # Epoch ms of the last change.
+    changed_ms: int
 
 
 # What a writer is told: None (written), the Entry that stood in the way, or the error that kept it from the disk.
@@ -110,6 +116,7 @@ class _Operation:
     request_id: str
     told: Told | None
     outcome: Outcome = None
+    read: str = _READ
 
 
 class Journal:
@@ -123,6 +130,8 @@ class Journal:
         self.leftovers = [entry for entry in entries if entry.state is EntryState.STARTED]
         # Finished and not acknowledged, oldest first; the results themselves stay on disk.
         self.unacknowledged = [entry for entry in entries if entry.state is EntryState.FINISHED]
+        # Stopped when trust ended: kept for whoever asks, not sent.
+        self.abandoned = [entry for entry in entries if entry.state is EntryState.ABANDONED]
         # False while the disk refuses: work is declined.
         self.healthy = True
         # Transactions committed, for figures and tests.
@@ -148,8 +157,8 @@ class Journal:
         try:
             journal_id = _prepare(connection, executor_id)
             rows = connection.execute(
-                "select request_id, lease_epoch, state, moves, digest, mark, null from entries"
-                " where state in (1, 2) order by changed_ms, request_id"
+                "select request_id, lease_epoch, state, moves, digest, mark, null, changed_ms from entries"
+                " where state in (1, 2, 4) order by changed_ms, request_id"
             ).fetchall()
         except sqlite3.DatabaseError as error:
             connection.close()
@@ -199,12 +208,12 @@ class Journal:
         self._submit_lazily(_Operation(_REVIVE, (lease_epoch, request_id), request_id, None))
 
     def bury(self, request_id: str) -> None:
-        """The result was acknowledged: keep the id, drop the result."""
-        self._submit_lazily(_Operation(_BURY, (epoch_ms(), request_id), request_id, None))
+        """Acknowledged, or cancelled before it came: keep the id, drop the result, never start it."""
+        self._submit_lazily(_Operation(_BURY, (request_id, epoch_ms()), request_id, None))
 
-    def entomb(self, request_id: str, lease_epoch: int) -> None:
-        """Never start this one: it was cancelled before it came."""
-        self._submit_lazily(_Operation(_TOMB, (request_id, lease_epoch, b"", epoch_ms()), request_id, None))
+    def forget(self, request_id: str) -> None:
+        """It was given back before it ran, or is too old to matter: it may come again."""
+        self._submit_lazily(_Operation("delete from entries where request_id = ?", (request_id,), request_id, None))
 
     def adopt(self, request_id: str, lease_epoch: int) -> None:
         """The request is ours under a higher epoch."""
@@ -222,6 +231,19 @@ class Journal:
         if isinstance(outcome, JournalError):
             raise outcome
         return outcome
+
+    async def largest(self) -> Entry | None:
+        """The unacknowledged entry with the largest result."""
+        outcome = await self._awaited(_Operation("", (), "", None, read=_LARGEST))
+        if isinstance(outcome, JournalError):
+            raise outcome
+        return outcome
+
+    async def replace(self, request_id: str, result: bytes) -> None:
+        """Another result for a finished request. Raises JournalError."""
+        outcome = await self._awaited(_Operation(_REPLACE, (result, request_id), request_id, None))
+        if isinstance(outcome, JournalError):
+            raise outcome
 
     async def close_leftover(self, entry: Entry, result: bytes, state: EntryState) -> None:
         """`finished` or `abandoned` for what the last process left open. Raises JournalError."""
@@ -295,7 +317,7 @@ class Journal:
                     cursor = execute(operation.sql, operation.values)
                     if cursor.rowcount != 0 or operation.told is None:
                         continue
-                row = execute(_READ, (operation.request_id,)).fetchone()
+                row = execute(operation.read, (operation.request_id,) if operation.request_id else ()).fetchone()
                 operation.outcome = _entry(row) if row is not None else None
             execute("commit")
             self.commits += 1
@@ -347,5 +369,5 @@ def _prepare(connection: sqlite3.Connection, executor_id: str) -> str:
     return str(identity["journal_id"])
 
 
-def _entry(row: tuple[str, int, int, int, bytes, str | None, bytes | None]) -> Entry:
-    return Entry(row[0], row[1], EntryState(row[2]), bool(row[3]), row[4], row[5], row[6])
+def _entry(row: tuple[str, int, int, int, bytes, str | None, bytes | None, int]) -> Entry:
+    return Entry(row[0], row[1], EntryState(row[2]), bool(row[3]), row[4], row[5], row[6], row[7])

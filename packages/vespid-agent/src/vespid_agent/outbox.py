@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 
 EVENTS_MAX_BYTES = 1024 * 1024
+ROOM_MAX_BYTES = 1024 * 1024
 
 
 class Outbox:
@@ -19,18 +20,24 @@ class Outbox:
     def __init__(self) -> None:
         # Events left out because the gateway did not keep up.
         self.dropped_events = 0
-        self._frames: deque[tuple[bytes, bool]] = deque()
+        self._frames: deque[bytes] = deque()
         self._event_bytes = 0
+        self._bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self._wanted: asyncio.Future[None] | None = None
 
     def put(self, frame: bytes) -> None:
         """Must be sent."""
-        self._frames.append((frame, False))
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        if self._bytes > ROOM_MAX_BYTES:
+            self._room.clear()
         self._wake()
 
     def put_first(self, frame: bytes) -> None:
         """Must be sent before everything else: a sign of life."""
-        self._frames.appendleft((frame, False))
+        self._frames.appendleft(frame)
         self._wake()
 
     def put_event(self, frame: bytes) -> bool:
@@ -39,7 +46,7 @@ class Outbox:
             self.dropped_events += 1
             return False
         self._event_bytes += len(frame)
-        self._frames.append((frame, True))
+        self._frames.append(frame)
         self._wake()
         return True
 
@@ -51,10 +58,15 @@ class Outbox:
                 await self._wanted
             finally:
                 self._wanted = None
-        taken = [frame for frame, _ in self._frames]
+        taken = list(self._frames)
         self._frames.clear()
-        self._event_bytes = 0
+        self._event_bytes = self._bytes = 0
+        self._room.set()
         return taken
+
+    async def room(self) -> None:
+        """Returns when less than a large frame's worth of bytes waits: for who has much to send and can wait."""
+        await self._room.wait()
 
     def __len__(self) -> int:
         return len(self._frames)

@@ -9,35 +9,31 @@ agent from saying more than it knows: the request is failed all the same, and th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 
-from vespid_agent.journal import Entry, EntryState, Journal
+from vespid_agent.journal import EntryState, Journal
 from vespid_agent.logs import Logger
+from vespid_agent.result import failure_of
 from vespid_agent.sandbox.task import Backend, ProcessMark, SandboxError
 from vespid_protocol import codec
 from vespid_protocol.codes import Code
-from vespid_protocol.frames import ExecuteResult
 
 
-async def reap(journal: Journal, backends: Mapping[str, Backend], log: Logger) -> list[Entry]:
-    """The entries that were failed. Raises JournalError."""
-    leftovers = journal.leftovers
-    for entry in leftovers:
+async def reap(journal: Journal, backends: Mapping[str, Backend], log: Logger) -> None:
+    """Leaves `journal.leftovers` empty. Raises JournalError."""
+    for entry in journal.leftovers:
         if entry.mark is not None:
             await _end_processes(entry.request_id, entry.mark, backends, log)
-        lost = ExecuteResult(
-            request_id=entry.request_id,
-            status="failed",
-            error=Code.AGENT_DISCONNECTED,
-            error_message="the agent was restarted while it worked on this",
-            lease_epoch=entry.lease_epoch or None,
-        )
+        message = "the agent was restarted while it worked on this"
+        lost = failure_of(entry.request_id, entry.lease_epoch or None, Code.AGENT_DISCONNECTED, message)
         state = EntryState.ABANDONED if entry.moves else EntryState.FINISHED
         await journal.close_leftover(entry, codec.encode(lost), state)
         log.warning("reaped", request_id=entry.request_id)
+        ended = replace(entry, state=state, mark=None)
+        (journal.abandoned if entry.moves else journal.unacknowledged).append(ended)
     journal.leftovers = []
-    return leftovers
 
 
 async def _end_processes(request_id: str, text: str, backends: Mapping[str, Backend], log: Logger) -> None:

@@ -106,6 +106,13 @@ class Socket:
         except (aiohttp.ClientError, OSError) as error:
             raise SocketFailed(f"{type(error).__name__}: {error}") from error
 
+    async def ping(self) -> None:
+        """Raises SocketFailed."""
+        try:
+            await self._ws.ping()
+        except (aiohttp.ClientError, OSError) as error:
+            raise SocketFailed(f"{type(error).__name__}: {error}") from error
+
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye and wait a little for the answer; never raises for a peer that is gone."""
         try:

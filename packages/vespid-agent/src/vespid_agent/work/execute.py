@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
 from vespid_agent.sandbox.task import Backend, Network, ProcessMark, SandboxError, Shell, ShellTask, Stream, TaskResult
+from vespid_agent.sandbox.workdir import Workdirs
 from vespid_agent.settings import AgentSettings
-from vespid_agent.work.job import Job, Outcome, WorkFailed, folder_of, identity
+from vespid_agent.work.job import Job, Outcome, WorkFailed, identity
 from vespid_agent.work.output import OutputEvents
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import Execute
@@ -107,6 +109,7 @@ class ShellWork:
     ) -> None:
         self._settings = settings
         self._backends = backends
+        self._workdirs = Workdirs(settings.workdir_root)
         # The agent's own environment, of which a node may ask for named variables.
         self._environment = environment
 
@@ -116,8 +119,7 @@ class ShellWork:
         backend = self._backends.get(name)
         if backend is None:
             raise WorkFailed(f"{Code.SANDBOX_UNAVAILABLE}:{name}", f"this agent has no backend {name}")
-        task = self._task(payload, job, name)
-        events = OutputEvents(job.emit, task.output_max_chars)
+        events = OutputEvents(job.emit)
 
         def on_output(stream: Stream, text: str, offset: int) -> None:
             events.add(stream, text, offset)
@@ -126,6 +128,7 @@ class ShellWork:
             await job.mark(msgspec.json.encode(mark).decode())
 
         try:
+            task = await self._task(payload, job, name)
             result = await backend.run(task, on_output, started)
         except SandboxError as error:
             raise WorkFailed(error.code, error.message) from None
@@ -133,7 +136,7 @@ class ShellWork:
             events.close()
         return _outcome(name, result)
 
-    def _task(self, payload: Payload, job: Job, backend: str) -> ShellTask:
+    async def _task(self, payload: Payload, job: Job, backend: str) -> ShellTask:
         config, settings = payload.node.config, self._settings
         assert config.task is not None
         sandbox = config.sandbox
@@ -142,12 +145,13 @@ class ShellWork:
         sandboxed = backend != "host"
         limit = sandbox.timeout_ms or (settings.docker_timeout_ms if sandboxed else job.remaining_ms)
         run_id = payload.run_id or job.order.request_id.partition(":")[0]
+        workdir = await asyncio.to_thread(self._workdirs.open, run_id, payload.node.id)
         return ShellTask(
             request_id=job.order.request_id,
             run_id=run_id,
             node_id=payload.node.id,
             script=script,
-            workdir=settings.workdir_root / folder_of(run_id),
+            workdir=workdir,
             timeout_ms=min(limit, job.remaining_ms),
             output_max_chars=settings.docker_output_max_chars if sandboxed else settings.host_output_max_chars,
             shell=config.task.shell,

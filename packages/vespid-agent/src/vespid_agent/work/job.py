@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
-from vespid_protocol import ids
 from vespid_protocol.frames import Execute, Level
 from vespid_runtime.redaction import Redactor
 
@@ -81,8 +79,3 @@ def idempotency_key(request_id: str) -> str:
     run, _, rest = request_id.partition(":")
     node, _, _ = rest.rpartition(":")
     return f"{run}:{node}" if node else request_id
-
-
-def folder_of(run_id: str) -> str:
-    """A name for the run's folder that no run id can lead elsewhere with."""
-    return run_id.lower() if ids.is_uuid(run_id) else "run-" + hashlib.sha256(run_id.encode()).hexdigest()[:32]

@@ -1,7 +1,6 @@
-"""A task's output as events: a few large ones instead of many small ones, and not without end.
+"""A task's output as events: a few large ones instead of many small ones.
 
-Text waits up to 50 ms or 8 KiB for company. Beyond the cap nothing more is streamed (the result still holds head and
-tail); the last event says so.
+Text waits up to 50 ms or 8 KiB for company. How much there is of it at all is the sandbox's to limit.
 """
 
 from __future__ import annotations
@@ -20,19 +19,16 @@ Emit = Callable[[str, Level, str | None, object], None]
 class OutputEvents:
     """Belongs to one task; `add` while it runs, `close` when it has ended."""
 
-    def __init__(self, emit: Emit, max_chars: int) -> None:
+    def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._max_chars = max_chars
         self._texts: dict[str, list[str]] = {}
         self._offsets: dict[str, int] = {}
         self._waiting = 0
-        self._emitted = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._full = False
 
     def add(self, stream: str, text: str, offset: int) -> None:
         """`offset`: where in its stream the text begins, in characters."""
-        if self._full or not text:
+        if not text:
             return
         held = self._texts.get(stream)
         if held is not None and offset != self._offsets[stream] + sum(map(len, held)):
@@ -63,18 +59,7 @@ class OutputEvents:
     def _flush_stream(self, stream: str) -> None:
         text = "".join(self._texts.pop(stream))
         offset = self._offsets[stream]
-        room = self._max_chars - self._emitted
-        if self._full or room <= 0:
-            text = ""
-        kept = text[:room]
-        self._emitted += len(kept)
-        for start in range(0, len(kept), JOIN_CHARS):
-            piece = kept[start : start + JOIN_CHARS]
-            self._emit(
-                stream, "info" if stream == "stdout" else "warn", None, {"text": piece, "offset": offset + start}
-            )
-        if self._emitted >= self._max_chars and not self._full:
-            self._full = True
-            self._emit(
-                "output_truncated", "warn", f"no more output is streamed after {self._max_chars} characters", None
-            )
+        level: Level = "info" if stream == "stdout" else "warn"
+        for start in range(0, len(text), JOIN_CHARS):
+            piece = text[start : start + JOIN_CHARS]
+            self._emit(stream, level, None, {"text": piece, "offset": offset + start})

@@ -1,0 +1,173 @@
+"""The agent as a process: what is put together, in which order it starts, and how it ends.
+
+lock the identity → open the journal → reap what a dead process left → connect … signal → drain → close
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+
+from vespid_agent import __version__
+from vespid_agent.agent import Agent
+from vespid_agent.backends import available_backends
+from vespid_agent.capabilities import describe
+from vespid_agent.clock import MonotonicMs, epoch_ms, suspend_aware_ms
+from vespid_agent.config import AgentConfig
+from vespid_agent.drain import drain, stop_work
+from vespid_agent.journal import Entry as JournalEntry
+from vespid_agent.journal import EntryState, Journal
+from vespid_agent.link import Link
+from vespid_agent.lock import IdentityLock
+from vespid_agent.logs import Logger, get_logger
+from vespid_agent.network import NetworkMisconfigured, http_session, tls_context
+from vespid_agent.reaper import reap
+from vespid_agent.runner import Kinds, Runner
+from vespid_agent.settings import AgentSettings
+from vespid_agent.work.action import ActionWork
+from vespid_agent.work.execute import ShellWork
+from vespid_protocol import journal as states
+from vespid_protocol.agent_peer import AgentPeer, Entry, Identity
+from vespid_runtime.connectors import Registry, registry
+from vespid_runtime.egress import EgressGuard, EgressPolicy, GuardedHttp
+
+_STATES = {EntryState.FINISHED: states.State.FINISHED, EntryState.ABANDONED: states.State.ABANDONED}
+
+
+async def run_agent(
+    config: AgentConfig,
+    settings: AgentSettings,
+    journal_path: Path,
+    lock_path: Path,
+    environment: Mapping[str, str],
+    *,
+    monotonic_ms: MonotonicMs = suspend_aware_ms,
+) -> None:
+    """Until stopped by a signal. Raises Refused, JournalError, IdentityTaken, NetworkMisconfigured."""
+    log = get_logger("agent")
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    _listen_to_signals(stop, hurry)
+    lock = IdentityLock(lock_path)
+    lock.take()
+    try:
+        journal = Journal.open(journal_path, config.executor_id)
+        await journal.start()
+        try:
+            backends = await available_backends(settings, log)
+            await reap(journal, backends, log)
+            async with http_session(settings.tls_ca_file) as session:
+                connectors = registry()
+                for broken in connectors.broken:
+                    log.error("connector_broken", name=broken.name, package=broken.package, reason=broken.reason)
+                http = GuardedHttp(EgressGuard(_egress(settings)), tls=tls_context(settings.tls_ca_file))
+                await http.start()
+                try:
+                    shell = ShellWork(settings, backends, environment)
+                    kinds = Kinds(shell, ActionWork(connectors, http, _base_urls(environment)))
+                    agent = assemble(config, settings, journal, kinds, connectors, session, monotonic_ms, log)
+                    await _live(agent, settings.drain_ms, stop, hurry, log)
+                finally:
+                    await http.stop()
+        finally:
+            await journal.stop()
+    finally:
+        lock.release()
+
+
+def assemble(
+    config: AgentConfig,
+    settings: AgentSettings,
+    journal: Journal,
+    kinds: Kinds,
+    connectors: Registry,
+    session: aiohttp.ClientSession,
+    monotonic_ms: MonotonicMs,
+    log: Logger,
+) -> Agent:
+    """An agent, ready to connect."""
+    identity = Identity(
+        agent_version=__version__,
+        name=config.name or socket.gethostname() or "vespid-agent",
+        instance_id=str(uuid.uuid4()),
+        journal_id=journal.journal_id,
+        capabilities=describe(settings, config.tags, connectors),
+    )
+    now, wall = monotonic_ms(), epoch_ms()
+    kept = [_remembered(entry, now, wall) for entry in (*journal.unacknowledged, *journal.abandoned)]
+    peer = AgentPeer(identity, kept, random=random.random)
+    return Agent(
+        journal,
+        lambda agent: Runner(kinds, journal, agent, log, monotonic_ms, peer.max_frame_bytes),
+        peer,
+        lambda agent: Link(session, config.gateway_ws_url, config.executor_token, peer, agent.carry, monotonic_ms, log),
+        log,
+    )
+
+
+async def _live(agent: Agent, drain_ms: int, stop: asyncio.Event, hurry: asyncio.Event, log: Logger) -> None:
+    link = asyncio.create_task(agent.link.run(), name="link")
+    duties: list[asyncio.Task[None]] = [
+        link,
+        asyncio.create_task(agent.link.tick(), name="clock"),
+        asyncio.create_task(agent.answer(), name="answers"),
+        asyncio.create_task(agent.keep_house(), name="housekeeping"),
+    ]
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait([*duties, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            await drain(agent, drain_ms, hurry, log)
+    finally:
+        await stop_work(agent, log)
+        await agent.runner.close()
+        for task in (*duties, stopped):
+            task.cancel()
+        ends = await asyncio.gather(*duties, stopped, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end
+
+
+def _remembered(entry: JournalEntry, now_ms: int, wall_ms: int) -> Entry:
+    return Entry(
+        request_id=entry.request_id,
+        state=_STATES[entry.state],
+        lease_epoch=entry.lease_epoch or None,
+        on_lost="resend" if entry.moves else None,
+        changed_at=now_ms - max(wall_ms - entry.changed_ms, 0),
+    )
+
+
+def _egress(settings: AgentSettings) -> EgressPolicy:
+    try:
+        return EgressPolicy.agent(",".join(settings.egress_allow))
+    except ValueError as error:
+        raise NetworkMisconfigured(f"VESPID_AGENT_EGRESS_ALLOW: {error}") from error
+
+
+def _base_urls(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the operator of this machine set, which the guard therefore lets through."""
+    url = environment.get("GITHUB_API_BASE_URL", "")
+    return {"githubApiBaseUrl": url} if url else {}
+
+
+def _listen_to_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """The first SIGTERM or SIGINT asks to stop, the second not to wait."""
+
+    def asked() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        if sys.platform == "win32":
+            signal.signal(name, lambda *_: loop.call_soon_threadsafe(asked))
+        else:
+            loop.add_signal_handler(name, asked)

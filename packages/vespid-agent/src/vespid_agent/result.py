@@ -1,0 +1,63 @@
+"""From an outcome to the `execute_result` that may leave: redacted, storable, and no larger than a frame may be."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from vespid_agent.work.job import Outcome
+from vespid_protocol import codec
+from vespid_protocol.codes import Code
+from vespid_protocol.frames import ExecuteResult
+from vespid_protocol.text import clean_json
+from vespid_runtime.redaction import Redactor
+
+# The request may be ours under a higher epoch, with more digits, by the time the frame is sent.
+_EPOCH_ROOM_BYTES = 32
+_ERROR_MAX_CHARS = 1024
+_MESSAGE_MAX_CHARS = 4000
+
+NO_SECRETS = Redactor(())
+
+
+def result_of(
+    request_id: str, lease_epoch: int | None, outcome: Outcome, redactor: Redactor, max_frame_bytes: int
+) -> tuple[ExecuteResult, bytes]:
+    """The frame, and its bytes. Beyond the size of a frame it is `failed RESULT_TOO_LARGE`."""
+    try:
+        output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+        if outcome.output is not msgspec.UNSET:
+            output = msgspec.Raw(redactor.redact_raw(_encoded(outcome.output)))
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"what the work answered is not JSON ({type(error).__name__})"
+        outcome, output = Outcome.failure(Code.NODE_EXECUTION_FAILED, message), msgspec.UNSET
+    result = ExecuteResult(
+        request_id=request_id,
+        status=outcome.status,
+        output=output,
+        error=_said(outcome.error, redactor, _ERROR_MAX_CHARS),
+        error_message=_said(outcome.error_message, redactor, _MESSAGE_MAX_CHARS),
+        lease_epoch=lease_epoch,
+    )
+    return codec.fit_result(result, max_frame_bytes - _EPOCH_ROOM_BYTES)
+
+
+def failure_of(request_id: str, lease_epoch: int | None, code: str, message: str) -> ExecuteResult:
+    """A request that failed without output."""
+    return ExecuteResult(
+        request_id=request_id, status="failed", error=code, error_message=message, lease_epoch=lease_epoch
+    )
+
+
+def _encoded(output: object) -> bytes:
+    try:
+        return msgspec.json.encode(output)
+    except UnicodeEncodeError:  # lone surrogates: spelled as escapes they can be replaced
+        return clean_json(json.dumps(output).encode())[0]
+
+
+def _said(text: str | None, redactor: Redactor, max_chars: int) -> str | None:
+    if text is None:
+        return None
+    return redactor.redact(text).encode("utf-8", "replace").decode()[:max_chars]

@@ -1,0 +1,278 @@
+"""The host backend: exact results, exact ends, nothing left."""
+
+import asyncio
+import os
+import signal
+import uuid
+from pathlib import Path
+
+import pytest
+
+from vespid_agent.sandbox import process_tree
+from vespid_agent.sandbox.host import HostBackend
+from vespid_agent.sandbox.task import ProcessMark, SandboxError, ShellTask
+from vespid_runtime.redaction import Redactor
+
+from .conftest import MakeTask, Observed, processes_saying
+
+
+@pytest.fixture
+def host() -> Observed:
+    return Observed(HostBackend(kill_grace_ms=200))
+
+
+def unique_sleep() -> str:
+    """A `sleep` that can be recognised in the process list: no two tests ask for the same number of seconds."""
+    return f"sleep {600 + uuid.uuid4().int % 10**6 / 10**7:.7f}"
+
+
+async def until_running(text: str) -> None:
+    async with asyncio.timeout(10):
+        while not processes_saying(text):
+            await asyncio.sleep(0.01)
+
+
+async def test_streams_exit_code_and_output_are_the_scripts_own(host: Observed, make_task: MakeTask) -> None:
+    result = await host.run(make_task("echo out; echo err >&2; exit 7"))
+    assert (result.exit_code, result.timed_out) == (7, False)
+    assert (result.stdout, result.stderr) == ("out\n", "err\n")
+    assert (result.stdout_truncated, result.stderr_truncated) == (False, False)
+    assert sorted(host.chunks) == [("stderr", "err\n", 0), ("stdout", "out\n", 0)]
+
+
+async def test_shell_ended_by_signal_gives_128_and_its_number(host: Observed, make_task: MakeTask) -> None:
+    assert (await host.run(make_task("kill -9 $$"))).exit_code == 128 + signal.SIGKILL
+
+
+async def test_bash_is_used_where_it_is_asked_for(host: Observed, make_task: MakeTask) -> None:
+    assert (await host.run(make_task("a=(1 2 3); echo ${#a[@]}", shell="bash"))).stdout == "3\n"
+
+
+async def test_output_arrives_while_the_task_still_runs(host: Observed, make_task: MakeTask) -> None:
+    seen = asyncio.Event()
+    task = make_task("echo first; read -r _ < gate; echo second")
+    os.mkfifo(task.workdir / "gate")
+
+    async def open_gate() -> None:
+        await seen.wait()
+        (task.workdir / "gate").write_text("go\n")
+
+    async def started(mark: ProcessMark) -> None:
+        host.marks.append(mark)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(open_gate())
+        running = group.create_task(host.backend.run(task, lambda *_: seen.set(), started))
+    assert running.result().stdout == "first\nsecond\n"
+
+
+async def test_environment_is_minimal_and_the_tasks_own(
+    host: Observed, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_CREDENTIAL", "hunter2hunter2")
+    monkeypatch.setenv("VESPID_AGENT_TOKEN", "hunter2hunter2")
+    result = await host.run(make_task("env", env={"GREETING": "hello world"}))
+    assert "hunter2" not in result.stdout
+    assert "GREETING=hello world\n" in result.stdout
+    names = {line.partition("=")[0] for line in result.stdout.splitlines()}
+    allowed = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PWD", "OLDPWD", "SHLVL", "_"}
+    assert names <= allowed | {"GREETING", process_tree.TOKEN_VARIABLE}
+
+
+async def test_script_is_in_no_process_list(host: Observed, make_task: MakeTask) -> None:
+    result = await host.run(make_task("marker=s3cr3t-in-script; cat /proc/$$/cmdline"))
+    assert "s3cr3t" not in result.stdout
+
+
+async def test_script_longer_than_an_argument_may_be_runs(host: Observed, make_task: MakeTask) -> None:
+    script = "\n".join(["# filler " + "x" * 90] * 4000) + "\necho done"
+    assert (await host.run(make_task(script))).stdout == "done\n"
+
+
+async def test_network_none_is_refused(host: Observed, make_task: MakeTask) -> None:
+    with pytest.raises(SandboxError) as refused:
+        await host.run(make_task("true", network="none"))
+    assert refused.value.code == "HOST_NETWORK_MODE_UNSUPPORTED"
+
+
+async def test_invalid_utf8_and_nul_are_survived(host: Observed, make_task: MakeTask) -> None:
+    result = await host.run(make_task(r"printf 'a\377b\000c\303'"))
+    assert result.stdout == "a�b�c�"
+
+
+async def test_missing_workdir_is_a_sandbox_error_that_says_so(host: Observed, make_task: MakeTask) -> None:
+    task = make_task("true")
+    task.workdir.rmdir()
+    with pytest.raises(SandboxError, match="No such file") as failed:
+        await host.run(task)
+    assert failed.value.code == "SANDBOX_UNAVAILABLE:host"
+
+
+@pytest.mark.promise("P11")
+async def test_timeout_ends_a_task_that_ignores_sigterm(host: Observed, make_task: MakeTask) -> None:
+    sleep = unique_sleep()
+    task = make_task(f"trap '' TERM; echo before; {sleep} & while :; do wait; done", timeout_ms=300)
+    result = await host.run(task)
+    assert (result.exit_code, result.timed_out, result.stdout) == (None, True, "before\n")
+    assert 300 <= result.duration_ms < 3000
+    assert processes_saying(sleep) == []
+
+
+@pytest.mark.promise("P11")
+async def test_sigterm_comes_first_so_that_a_task_can_clean_up(host: Observed, make_task: MakeTask) -> None:
+    task = make_task("trap 'echo cleaned; exit 0' TERM; echo up; sleep 60 & wait", timeout_ms=300)
+    result = await host.run(task)
+    assert result.timed_out
+    assert result.stdout == "up\ncleaned\n"
+
+
+@pytest.mark.promise("P11")
+async def test_double_forked_orphan_without_environment_does_not_outlive_the_task(
+    host: Observed, make_task: MakeTask
+) -> None:
+    sleep = unique_sleep()
+    daemon = f"(env -i setsid sh -c 'trap \"\" TERM HUP; {sleep} & wait' >/dev/null 2>&1 &)"
+    result = await host.run(make_task(f"{daemon}; while ! pgrep -f '{sleep}' >/dev/null; do :; done; echo left"))
+    assert (result.exit_code, result.stdout) == (0, "left\n")
+    assert processes_saying(sleep) == []
+
+
+@pytest.mark.promise("P11")
+async def test_cancelled_run_leaves_no_process(host: Observed, make_task: MakeTask) -> None:
+    sleep = unique_sleep()
+    running = asyncio.ensure_future(host.run(make_task(f"trap '' TERM; setsid {sleep} & {sleep}")))
+    await until_running(sleep)
+    running.cancel()
+    # A second cancel must not cut the clean-up short.
+    asyncio.get_running_loop().call_later(0.05, running.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert processes_saying(sleep) == []
+
+
+@pytest.mark.promise("P11")
+async def test_stopped_process_is_ended_too(host: Observed, make_task: MakeTask) -> None:
+    sleep = unique_sleep()
+    result = await host.run(make_task(f"{sleep} & kill -STOP $!; wait", timeout_ms=300))
+    assert result.timed_out
+    assert processes_saying(sleep) == []
+
+
+@pytest.mark.promise("P11")
+async def test_endless_output_is_cut_and_does_not_stall_the_loop(host: Observed, make_task: MakeTask) -> None:
+    loop, gaps = asyncio.get_running_loop(), [0.0]
+
+    async def heartbeat() -> None:
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.01)
+            gaps.append(loop.time() - before)
+
+    beating = loop.create_task(heartbeat())
+    result = await host.run(make_task("echo head; yes 0123456789", timeout_ms=700, cap=4000))
+    beating.cancel()
+    assert result.timed_out
+    assert result.stdout_truncated
+    assert len(result.stdout) <= 4000
+    assert result.stdout.startswith("head\n")
+    assert "characters cut" in result.stdout
+    assert result.stdout.rstrip().endswith("0123456789") or "0123456789\n" in result.stdout[-30:]
+    assert max(gaps) < 0.5
+
+
+@pytest.mark.promise("P7")
+async def test_secret_is_masked_before_output_is_cut(host: Observed, make_task: MakeTask) -> None:
+    secret = "correct-horse-battery"
+    script = f"i=0; while [ $i -lt 400 ]; do printf '{secret[:9]}'; printf '{secret[9:]}.'; i=$((i+1)); done"
+    result = await host.run(make_task(script, cap=500, redactor=Redactor([secret])))
+    told = result.stdout + "".join(text for _, text, _ in host.chunks)
+    for size in range(5, len(secret) + 1):
+        assert secret[:size] not in told
+    assert "***" in told
+
+
+async def test_mark_is_journaled_before_the_script_starts(host: Observed, make_task: MakeTask) -> None:
+    task = make_task("touch began")
+    seen: list[bool] = []
+
+    async def started(mark: ProcessMark) -> None:
+        await asyncio.sleep(0.05)  # as an fsync would take
+        seen.append((task.workdir / "began").exists())
+
+    await host.backend.run(task, lambda *_: None, started)
+    assert seen == [False]
+    assert (task.workdir / "began").exists()
+
+
+async def test_task_whose_mark_cannot_be_journaled_never_runs(host: Observed, make_task: MakeTask) -> None:
+    task = make_task("touch began")
+
+    async def started(mark: ProcessMark) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        await host.backend.run(task, lambda *_: None, started)
+    assert not (task.workdir / "began").exists()
+
+
+@pytest.mark.promise("P11")
+async def test_killed_keeper_fails_the_task_and_leaves_nothing(host: Observed, make_task: MakeTask) -> None:
+    sleep = unique_sleep()
+    running = asyncio.ensure_future(host.run(make_task(f"setsid {sleep} & {sleep}")))
+    await until_running(sleep)
+    os.kill(host.marks[0].pid, signal.SIGKILL)
+    with pytest.raises(SandboxError, match="kept the task was killed"):
+        await running
+    await gone(sleep)
+
+
+@pytest.mark.promise("P11")
+async def test_task_of_a_killed_agent_ends_and_reap_returns_when_it_has(make_task: MakeTask) -> None:
+    sleep = unique_sleep()
+    task = make_task(f"trap '' TERM; (setsid {sleep} &) ; {sleep}")
+    agent = os.fork()
+    if agent == 0:
+        _agent_that_runs(task)
+    await until_running(sleep)
+    async with asyncio.timeout(10):
+        while not (text := (task.workdir / "mark").read_text()):
+            await asyncio.sleep(0.01)
+    pid, ticks, boot, token = text.split()
+    os.kill(agent, signal.SIGKILL)
+    os.waitpid(agent, 0)
+    await HostBackend(kill_grace_ms=200).reap(ProcessMark("host", int(pid), int(ticks), boot, token))
+    assert processes_saying(sleep) == []
+
+
+async def test_reaping_a_mark_of_another_boot_touches_nothing() -> None:
+    mark = ProcessMark("host", os.getpid(), process_tree.start_ticks(os.getpid()) or 0, "another-boot", "token")
+    await HostBackend().reap(mark)
+
+
+async def test_many_tasks_leave_no_descriptor_and_no_child(host: Observed, make_task: MakeTask) -> None:
+    await host.run(make_task("true"))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        await asyncio.gather(*(host.run(make_task("echo x", node=f"n{at}")) for at in range(8)))
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert [pid for mark in host.marks if (pid := mark.pid) and Path(f"/proc/{pid}").exists()] == []
+
+
+async def gone(text: str) -> None:
+    async with asyncio.timeout(5):
+        while processes_saying(text):
+            await asyncio.sleep(0.01)
+
+
+def _agent_that_runs(task: ShellTask) -> None:
+    """In a forked child: a whole agent as far as the backend is concerned, until it is killed."""
+
+    async def started(mark: ProcessMark) -> None:
+        line = f"{mark.pid} {mark.start_ticks} {mark.boot_id} {mark.token}"
+        (task.workdir / "mark").write_text(line)
+
+    asyncio.events._set_running_loop(None)
+    try:
+        asyncio.new_event_loop().run_until_complete(HostBackend(kill_grace_ms=200).run(task, lambda *_: None, started))
+    finally:
+        os._exit(1)
