@@ -156,6 +156,12 @@ class ApiSettings(CoreSettings, frozen=True, kw_only=True):
     github_api_base_url: Annotated[str, Setting("GITHUB_API_BASE_URL", "GitHub's API, or an Enterprise server's.")] = (
         "https://api.github.com"
     )
+    retry_attempts: Annotated[
+        int, Setting("WORKFLOW_RETRY_ATTEMPTS", "Attempts of a run, the first included.", 1, 100)
+    ] = 3
+    continuation_queue_name: Annotated[
+        str, Setting("WORKFLOW_CONTINUATION_QUEUE_NAME", "The Redis list on which continuations are woken.")
+    ] = "workflow-continuations"
     agent_installer_enabled: Annotated[
         bool, Setting("AGENT_INSTALLER_ENABLED", "Whether `/v1/meta/agent-installer` answers with downloads.")
     ] = False
