@@ -17,6 +17,7 @@ from vespid.control.wire import iso
 from vespid.errors import conflict, unauthorized
 from vespid.security.refresh_tokens import REFRESH_LIFE_S, ROTATION_GRACE_S, is_well_formed
 from vespid.store import auth_sessions, orgs, users
+from vespid.store.announcements import announce_session_revoked
 from vespid.store.idempotency import enter_tenant
 from vespid_protocol.ids import OrgId, UserId, hash_token, new_id
 
@@ -117,7 +118,14 @@ class Me(msgspec.Struct, frozen=True, rename="camel"):
     default_org_id: UUID | None
 
 
-@post("/v1/auth/signup", status_code=201, opt=FAILURES_LIMITED, responses=errors(409), operation_id="signup", tags=["accounts"])
+@post(
+    "/v1/auth/signup",
+    status_code=201,
+    opt=FAILURES_LIMITED,
+    responses=errors(409),
+    operation_id="signup",
+    tags=["accounts"],
+)
 async def signup(request: Request[Any, Any, Any], deps: Deps, data: Signup) -> Response[SignedIn]:
     """Make an account with an organization of its own, and sign in."""
     email = data.email.lower()
@@ -133,7 +141,14 @@ async def signup(request: Request[Any, Any, Any], deps: Deps, data: Signup) -> R
     return _signed_in(deps, user, session_id, token, status=201)
 
 
-@post("/v1/auth/login", status_code=200, opt=FAILURES_LIMITED, responses=errors(401), operation_id="login", tags=["accounts"])
+@post(
+    "/v1/auth/login",
+    status_code=200,
+    opt=FAILURES_LIMITED,
+    responses=errors(401),
+    operation_id="login",
+    tags=["accounts"],
+)
 async def login(request: Request[Any, Any, Any], deps: Deps, data: Credentials) -> Response[SignedIn]:
     """Sign in. An unknown address takes the same time and is told the same as a wrong password."""
     email = data.email.strip().lower()
@@ -150,7 +165,14 @@ async def login(request: Request[Any, Any, Any], deps: Deps, data: Credentials) 
     return _signed_in(deps, found.user, session_id, token)
 
 
-@post("/v1/auth/refresh", status_code=200, opt=FAILURES_LIMITED, responses=errors(401, 403), operation_id="refresh", tags=["accounts"])
+@post(
+    "/v1/auth/refresh",
+    status_code=200,
+    opt=FAILURES_LIMITED,
+    responses=errors(401, 403),
+    operation_id="refresh",
+    tags=["accounts"],
+)
 async def refresh(request: Request[Any, Any, Any], deps: Deps) -> Response[SignedIn]:
     """A new access token for the session cookie, which is rotated.
 
@@ -165,7 +187,7 @@ async def refresh(request: Request[Any, Any, Any], deps: Deps) -> Response[Signe
             raise unauthorized("The session is over. Sign in.")
         if not found.is_usable(ROTATION_GRACE_S):
             async with deps.database.system() as connection, connection.transaction():
-                await auth_sessions.revoke_session(connection, found.session_id, found.user_id, "refresh_reuse")
+                await _revoke(connection, found.session_id, found.user_id, "refresh_reuse")
             raise unauthorized("The session is over. Sign in.")
         successor = deps.refresh_tokens.successor(cookie)
         async with deps.database.system() as connection:
@@ -180,7 +202,7 @@ async def refresh(request: Request[Any, Any, Any], deps: Deps) -> Response[Signe
 async def logout(deps: Deps, principal: Principal) -> Response[LoggedOut]:
     """End this login: its access tokens and its cookie are worth nothing from now on."""
     async with deps.database.system() as connection, connection.transaction():
-        await auth_sessions.revoke_session(connection, _session_of(principal), UUID(principal.user_id), "logout")
+        await _revoke(connection, _session_of(principal), UUID(principal.user_id), "logout")
     return Response(LoggedOut(ok=True), status_code=200, cookies=[_cookie(deps, "", max_age=0)])
 
 
@@ -189,6 +211,8 @@ async def logout_all(deps: Deps, principal: Principal) -> Response[LoggedOutAll]
     """End every login of this person."""
     async with deps.database.system() as connection, connection.transaction():
         revoked = await auth_sessions.revoke_all_sessions(connection, UUID(principal.user_id), "logout_all")
+        for session_id in revoked:
+            await announce_session_revoked(connection, session_id, UUID(principal.user_id))
     answer = LoggedOutAll(ok=True, revoked_count=len(revoked))
     return Response(answer, status_code=200, cookies=[_cookie(deps, "", max_age=0)])
 
@@ -207,6 +231,11 @@ async def me(deps: Deps, principal: Principal) -> Me:
         orgs=[OrgOfMe(org.id, org.slug, org.name, org.role) for org in mine],
         default_org_id=mine[0].id if mine else None,
     )
+
+
+async def _revoke(connection: Any, session_id: UUID, user_id: UUID, reason: str) -> None:
+    if await auth_sessions.revoke_session(connection, session_id, user_id, reason):
+        await announce_session_revoked(connection, session_id, user_id)
 
 
 async def _create_personal_workspace(connection: Any, user: users.UserRow, session_id: str, origin: Origin) -> None:
@@ -228,10 +257,10 @@ async def _open_session(connection: Any, user: users.UserRow, session_id: str, t
     )
 
 
-def _signed_in(deps: Deps, user: users.UserRow, session_id: str, cookie: str, *, status: int = 200) -> Response[SignedIn]:
-    token, claims = deps.access_tokens.issue(
-        UserId(str(user.id)), session_id, user.email, deps.now_ms() // 1000
-    )
+def _signed_in(
+    deps: Deps, user: users.UserRow, session_id: str, cookie: str, *, status: int = 200
+) -> Response[SignedIn]:
+    token, claims = deps.access_tokens.issue(UserId(str(user.id)), session_id, user.email, deps.now_ms() // 1000)
     session = Session(
         token=token,
         user_id=claims.user_id,

@@ -1,43 +1,134 @@
 """The control plane as one ASGI application, and as a service.
 
 Routes come from the modules in `NOUNS`, each of which exports `routes`: handlers or controllers with their whole paths.
-A route under `/v1/orgs/{org_id:str}` is guarded by `org_member`, `org_admin` or `org_owner`, any other one by `signed_in`
-or, if it is open, by nothing.
+A route under `/v1/orgs/{org_id:str}` is guarded by `org_member`, `org_admin` or `org_owner`, any other one by
+`signed_in` or, if it is open, by nothing.
 """
 
 from importlib import import_module
 from typing import Any
 
-import structlog
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.openapi.config import OpenAPIConfig
 from litestar.types import Message, Scope
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
+from vespid.bus.ports import Fanout, Mail
 from vespid.control.body import MAX_BODY_BYTES, StrictRequest
 from vespid.control.context import provide_deps, provide_principal, provide_tenant
 from vespid.control.deps import Deps
 from vespid.control.errors import exception_handlers
+from vespid.control.feed import ControlFeed
+from vespid.control.housekeeping import Housekeeping
+from vespid.control.http_service import HttpService
 from vespid.control.idempotency import provide_once
 from vespid.control.observe import ObserveRequests
 from vespid.control.openapi import openapi_config
 from vespid.control.request_id import request_id_of, traceparent_of
+from vespid.dispatch.plans import Plans
+from vespid.security.access_tokens import AccessTokens
+from vespid.security.envelope import Keyring
+from vespid.security.passwords import Passwords
+from vespid.security.rate_limit import FailureLimiter, RateLimit
+from vespid.security.refresh_tokens import RefreshTokens
+from vespid.service import Stack
+from vespid.settings import ApiSettings
+from vespid.store.pool import Database
+from vespid.store.runs import RunCreator
 
-log = structlog.get_logger("vespid.control")
+# Redis is asked for counters and whether it is there: an answer that takes longer is none.
+REDIS_TIMEOUT_S = 0.5
 
 # Modules of `vespid.control` with routes.
 NOUNS = (
     "accounts",
+    "agents",
     "api_keys",
     "audit",
+    "events",
     "health",
+    "hooks",
+    "installer",
     "invitations",
+    "managed_executors",
     "members",
     "meta",
     "orgs",
+    "pairing",
+    "runs",
+    "secrets",
     "settings",
+    "stream",
+    "webhooks",
+    "workflows",
 )
+
+
+def create_service(settings: ApiSettings, *, mail: Mail | None = None, fanout: Fanout | None = None) -> "ControlPlane":
+    """The control plane with neighbours of its own; the bus is whoever's that hands it in, and is started before."""
+    return ControlPlane(settings, mail=mail, fanout=fanout)
+
+
+class ControlPlane:
+    """`vespid api`: listens from `start` on. A Service."""
+
+    def __init__(self, settings: ApiSettings, *, mail: Mail | None = None, fanout: Fanout | None = None) -> None:
+        redis = _redis(settings.redis_url) if settings.redis_url else None
+        database = Database(
+            settings.database_url,
+            max_size=settings.database_pool_size,
+            statement_cache_size=settings.database_statement_cache,
+            application_name="vespid-api",
+        )
+        limit = RateLimit(settings.rate_limit_failures, settings.rate_limit_window_sec, settings.rate_limit_enabled)
+        self._redis = redis
+        self.deps = Deps(
+            settings=settings,
+            database=database,
+            passwords=Passwords(),
+            access_tokens=AccessTokens(settings.auth_token_secret),
+            refresh_tokens=RefreshTokens(settings.auth_token_secret),
+            limiter=FailureLimiter(limit, redis),
+            redis=redis,
+            keyring=_keyring(settings),
+            runs=RunCreator(database),
+            plans=Plans(database),
+            mail=mail,
+            fanout=fanout,
+            feed=ControlFeed(database, fanout),
+        )
+        self._http = HttpService(
+            create_app(self.deps),
+            settings.host,
+            settings.port,
+            grace_s=settings.shutdown_grace_ms / 1000,
+            trusted_proxies=settings.trusted_proxies,
+        )
+        services = (database, self.deps.runs, self.deps.feed, Housekeeping(database), self._http)
+        self._stack = Stack([service for service in services if service is not None])
+
+    @property
+    def port(self) -> int:
+        """Where it listens; with port 0 known once started."""
+        return self._http.port
+
+    async def start(self) -> None:
+        """Return when requests are answered."""
+        await self._stack.start()
+
+    async def stop(self) -> None:
+        """Tell those who stream, let requests end, and return when the last connection is closed."""
+        self.deps.stopping.set()
+        try:
+            await self._stack.stop()
+        finally:
+            self.deps.passwords.close()
+            if self._redis is not None:
+                await self._redis.aclose()
 
 
 def create_app(deps: Deps) -> Litestar:
@@ -54,18 +145,25 @@ def create_app(deps: Deps) -> Litestar:
         request_class=StrictRequest,
         request_max_body_size=MAX_BODY_BYTES,
         before_send=[_name_the_request],
-        middleware=[ObserveRequests],
+        middleware=[ObserveRequests()],
         cors_config=CORSConfig(
             allow_origins=sorted(deps.settings.allowed_origins),
             allow_credentials=True,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Org-Id", "X-Request-Id", "traceparent"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "X-Org-Id",
+                "X-Request-Id",
+                "traceparent",
+            ],
             expose_headers=["X-Request-Id", "Retry-After"],
         ),
         openapi_config=openapi_config(),
         logging_config=None,
         debug=False,
-        state=_state(deps),
+        state=State({"deps": deps}, deep_copy=False),
     )
 
 
@@ -75,10 +173,19 @@ def routes_of(noun: str) -> list[Any]:
     return routes
 
 
-def _state(deps: Deps) -> Any:
-    from litestar.datastructures import State
+def _keyring(settings: ApiSettings) -> Keyring | None:
+    if not settings.has_kek:
+        return None
+    return Keyring.parse(settings.secrets_kek_id, settings.secrets_kek_base64, settings.secrets_kek_previous)
 
-    return State({"deps": deps}, deep_copy=False)
+
+def _redis(url: str) -> Redis:
+    return Redis.from_url(
+        url,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
 
 
 async def _name_the_request(message: Message, scope: Scope) -> None:

@@ -37,20 +37,20 @@ def decode_body(body: bytes, shape: Any) -> Any:
         return Empty
     try:
         body, _ = clean_json(body)
-        return msgspec.json.decode(body, type=shape)
-    except msgspec.ValidationError as error:
-        raise _field_errors(body, shape, error) from error
+        try:
+            return msgspec.json.decode(body, type=shape)
+        except msgspec.ValidationError as error:
+            raise _field_errors(msgspec.json.decode(body), shape, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise ApiError(400, "BAD_REQUEST", "The body is not valid JSON.") from error
     except RecursionError as error:
         raise ApiError(400, "BAD_REQUEST", "The body is nested too deeply.") from error
 
 
-def _field_errors(body: bytes, shape: Any, first: msgspec.ValidationError) -> ApiError:
+def _field_errors(given: Any, shape: Any, first: msgspec.ValidationError) -> ApiError:
     """Every field's first error: msgspec stops at the first of all, so the fields are then tried one by one."""
     errors: dict[str, list[str]] = {}
     struct = _struct_of(shape)
-    given = msgspec.json.decode(body)
     if struct is not None and isinstance(given, dict):
         for field in msgspec.structs.fields(struct):
             if field.encode_name not in given:

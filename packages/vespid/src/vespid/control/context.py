@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
+from litestar.datastructures import State
 from litestar.handlers.base import BaseRouteHandler
 
 from vespid.control.deps import Deps
@@ -132,9 +133,7 @@ async def _enter_organization(connection: Connection, role: str) -> None:
         raise ApiError(400, "INVALID_ORG_CONTEXT", "The header X-Org-Id is not the organization of the path.")
     if standing.role is None:
         raise ApiError(403, "ORG_ACCESS_DENIED", "You are not a member of this organization.")
-    tenant = TenantContext(
-        _CHECKED, deps.database, org_id, standing.principal, standing.role, origin_of(connection)
-    )
+    tenant = TenantContext(_CHECKED, deps.database, org_id, standing.principal, standing.role, origin_of(connection))
     if not tenant.has_role(role):
         raise forbidden(f"This takes the role {role}.")
     connection.scope["state"][_TENANT] = tenant
@@ -149,7 +148,7 @@ def _deps_of(connection: Connection) -> Deps:
 # --- what handlers are given -----------------------------------------------------------------------------------------
 
 
-def provide_deps(state: Any) -> Deps:
+def provide_deps(state: State) -> Deps:
     """`deps`: what the process has."""
     deps: Deps = state.deps
     return deps

@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
+from vespid.bus.ports import Fanout, Mail
+from vespid.control.feed import ControlFeed
+from vespid.dispatch.plans import Plans
 from vespid.security.access_tokens import AccessTokens
+from vespid.security.envelope import Keyring
 from vespid.security.passwords import Passwords
 from vespid.security.rate_limit import FailureLimiter
 from vespid.security.refresh_tokens import RefreshTokens
 from vespid.settings import ApiSettings
 from vespid.store.pool import Database
+from vespid.store.runs import RunCreator
 
 
 def epoch_ms() -> int:
@@ -32,6 +37,17 @@ class Deps:
     limiter: FailureLimiter
     # Fails fast; None where the process runs without Redis, which `readyz` then does not ask.
     redis: Redis | None = None
+    # Opens and seals secrets; None where no KEK was given: 503 SECRETS_NOT_CONFIGURED.
+    keyring: Keyring | None = None
+    # Creates runs, several callers' as one commit; None where this process accepts none: 503 QUEUE_UNAVAILABLE.
+    runs: RunCreator | None = None
+    # Plans of published revisions, for looking at runs; None: read anew each time.
+    plans: Plans | None = None
+    # Wakes workers, and carries hints; without them sweeps and re-reads do it, later.
+    mail: Mail | None = None
+    fanout: Fanout | None = None
+    # What changes elsewhere and ends streams here.
+    feed: ControlFeed | None = None
     now_ms: Callable[[], int] = epoch_ms
     # Set when the service begins to stop: whoever streams ends then.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -129,8 +129,13 @@ def _methods_of(request: Request[Any, Any, Any]) -> set[str]:
     for route in request.app.routes:
         pattern = getattr(route, "path_components", None)
         parts = [part for part in path.split("/") if part]
-        if pattern is not None and len(pattern) == len(parts) and all(
-            not isinstance(component, str) or component == part for component, part in zip(pattern, parts, strict=True)
+        if (
+            pattern is not None
+            and len(pattern) == len(parts)
+            and all(
+                not isinstance(component, str) or component == part
+                for component, part in zip(pattern, parts, strict=True)
+            )
         ):
             methods.update(getattr(route, "methods", ()))
     return methods

@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 from litestar.enums import ScopeType
-from litestar.middleware.base import AbstractMiddleware
+from litestar.middleware import ASGIMiddleware
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Histogram
@@ -22,12 +22,12 @@ _tracer = trace.get_tracer("vespid.control")
 _propagator = TraceContextTextMapPropagator()
 
 
-class ObserveRequests(AbstractMiddleware):
+class ObserveRequests(ASGIMiddleware):
     """Around every route; what no route answers to is not measured."""
 
-    scopes = {ScopeType.HTTP}
+    scopes = (ScopeType.HTTP,)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def handle(self, scope: Any, receive: Any, send: Any, next_app: Any) -> None:
         """Run the rest of the application under observation."""
         route = str(scope["path_template"])
         status = 500
@@ -50,6 +50,6 @@ class ObserveRequests(AbstractMiddleware):
                 structlog.contextvars.bound_contextvars(**names),
                 _tracer.start_as_current_span(f"{scope['method']} {route}", context=parent),
             ):
-                await self.app(scope, receive, send_and_note)
+                await next_app(scope, receive, send_and_note)
         finally:
             REQUEST_SECONDS.labels(scope["method"], route, str(status)).observe(time.perf_counter() - began)

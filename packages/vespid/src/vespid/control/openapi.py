@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
-from litestar import Request
+from litestar import MediaType, Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.config import OpenAPIConfig
@@ -46,14 +46,22 @@ _ERROR_SCHEMA = {
 
 def errors(*statuses: int) -> dict[int, ResponseSpec]:
     """What a handler can answer beside what its guards, parameters and marks already say."""
-    return {status: ResponseSpec(ErrorBody, description=_DESCRIPTIONS[status], generate_examples=False) for status in statuses}
+    return {
+        status: ResponseSpec(ErrorBody, description=_DESCRIPTIONS[status], generate_examples=False)
+        for status in statuses
+    }
+
+
+def created(answer: type[msgspec.Struct], status: int = 201) -> dict[int, ResponseSpec]:
+    """What a handler answers that hands over a ready-made response, as those with `once` do."""
+    return {status: ResponseSpec(answer, description="Done.", generate_examples=False)}
 
 
 class DocumentPlugin(OpenAPIRenderPlugin):
     """Serves the finished document."""
 
     def __init__(self) -> None:
-        super().__init__(path="/openapi.json", media_type="application/json")
+        super().__init__(path="/openapi.json", media_type=MediaType.JSON)
         self._encoded: bytes | None = None
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:

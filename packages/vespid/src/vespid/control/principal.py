@@ -58,7 +58,7 @@ def principal_of(scope: Any) -> Principal:
 
 
 async def authenticate(connection: Connection, deps: Deps, org_id: OrgId | None) -> Standing:
-    """Who calls, and what they are in this organization: one round trip. Raises ApiError 401, and 403 for the Origin."""
+    """Who calls, and what they are in this organization. Raises ApiError 401, or 403 for a foreign Origin."""
     header = connection.headers.get("authorization")
     if header is not None:
         scheme, _, credential = header.partition(" ")
@@ -77,7 +77,7 @@ async def authenticate(connection: Connection, deps: Deps, org_id: OrgId | None)
 
 def require_allowed_origin(connection: Connection, allowed: Collection[str]) -> None:
     """Raises ApiError 403 for a write whose `Origin` is missing or is not one of ours."""
-    if connection.scope["method"] in _READS:
+    if connection.scope.get("method") in _READS:
         return
     origin = connection.headers.get("origin")
     if origin is None or origin.rstrip("/") not in allowed:

@@ -9,6 +9,7 @@ import msgspec
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
+
 from vespid_protocol.ids import UserId
 
 ACCESS_TOKEN_LIFE_S = 15 * 60

@@ -7,10 +7,10 @@ fixed length: in Redis where it answers, so that all processes count together, e
 import hashlib
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 import structlog
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 log = structlog.get_logger("vespid.security.rate_limit")
@@ -27,16 +27,6 @@ class RateLimit(msgspec.Struct, frozen=True):
     enabled: bool = True
 
 
-class Counters(Protocol):
-    """What this needs of Redis: `redis.asyncio.Redis` is one."""
-
-    async def eval(self, script: str, numkeys: int, *keys_and_args: object) -> object:
-        """Run a Lua script."""
-
-    async def get(self, name: str) -> bytes | str | None:
-        """Read a counter."""
-
-
 _COUNT_ONE_MORE = """
 local n = redis.call('incr', KEYS[1])
 if n == 1 then redis.call('expire', KEYS[1], ARGV[1]) end
@@ -50,12 +40,12 @@ class FailureLimiter:
     def __init__(
         self,
         limit: RateLimit,
-        counters: Counters | None = None,
+        redis: Redis | None = None,
         *,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._limit = limit
-        self._counters = counters
+        self._redis = redis
         self._now_s = now_s
         # (key of the window) → failures, oldest window first.
         self._local: dict[str, int] = {}
@@ -76,9 +66,9 @@ class FailureLimiter:
         if not self._limit.enabled:
             return
         key, _ = self._window(bucket, subject)
-        if self._counters is not None:
+        if self._redis is not None:
             try:
-                await self._counters.eval(_COUNT_ONE_MORE, 1, key, self._limit.window_s + 1)
+                await self._redis.eval(_COUNT_ONE_MORE, 1, key, self._limit.window_s + 1)
                 return
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("rate_limit_counts_locally", error=repr(error))
@@ -88,10 +78,10 @@ class FailureLimiter:
 
     async def _read(self, key: str) -> int:
         local = self._local.get(key, 0)
-        if self._counters is None:
+        if self._redis is None:
             return local
         try:
-            return max(local, int(await self._counters.get(key) or 0))
+            return max(local, int(await self._redis.get(key) or 0))
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("rate_limit_counts_locally", error=repr(error))
             return local
