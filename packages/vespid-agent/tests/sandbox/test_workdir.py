@@ -1,0 +1,66 @@
+"""Working directories: no name and no link leads out of the root."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vespid_agent.sandbox.task import SandboxError
+from vespid_agent.sandbox.workdir import Workdirs, directory_name
+
+
+@pytest.mark.promise("P11")
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_any_two_names_give_two_plain_directories(one: str, other: str) -> None:
+    for name in (directory_name(one), directory_name(other)):
+        assert name not in ("", ".", "..")
+        assert "/" not in name
+        assert "\0" not in name
+        assert len(name) <= 64
+    assert (directory_name(one) == directory_name(other)) == (one == other)
+
+
+@pytest.mark.promise("P11")
+@pytest.mark.parametrize("name", ["../../etc", "/etc", ".", "..", "", "a/b", "a\0b", "~root", "x" * 300, "\ud800"])
+def test_hostile_names_stay_below_the_root(tmp_path: Path, name: str) -> None:
+    made = Workdirs(tmp_path / "root").open(name, name)
+    assert made.resolve().is_relative_to((tmp_path / "root").resolve())
+    assert len(made.relative_to(tmp_path / "root").parts) == 2
+
+
+@pytest.mark.promise("P11")
+def test_a_link_in_place_of_a_directory_is_refused(tmp_path: Path) -> None:
+    workdirs = Workdirs(tmp_path / "root")
+    node = workdirs.open("run", "n1")
+    node.rmdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    node.symlink_to(outside)
+    with pytest.raises(SandboxError) as refused:
+        workdirs.open("run", "n1")
+    assert refused.value.code == "WORKDIR_UNSAFE"
+
+
+@pytest.mark.promise("P11")
+def test_removal_does_not_follow_links(tmp_path: Path) -> None:
+    workdirs = Workdirs(tmp_path / "root")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    (workdirs.open("run", "n1") / "link").symlink_to(outside)
+    workdirs.remove("run")
+    workdirs.remove("run")
+    assert (outside / "kept").read_text() == "kept"
+    assert not (tmp_path / "root" / "run").exists()
+
+
+def test_directories_are_closed_to_other_users(tmp_path: Path) -> None:
+    node = Workdirs(tmp_path / "root").open("run", "n1")
+    assert [path.stat().st_mode & 0o777 for path in (node, node.parent, node.parent.parent)] == [0o700] * 3
+
+
+def test_the_same_node_finds_its_files_again(tmp_path: Path) -> None:
+    workdirs = Workdirs(tmp_path / "root")
+    (workdirs.open("run", "n1") / "file").write_text("x")
+    assert (workdirs.open("run", "n1") / "file").read_text() == "x"
