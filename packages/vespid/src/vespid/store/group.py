@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import asyncpg
 import structlog
 
-from vespid.store.pool import Database, DatabaseUnavailable
+from vespid.store.pool import LOST_CONNECTION, Database, DatabaseUnavailable
 
 log = structlog.get_logger("vespid.store.group")
 
@@ -31,9 +31,6 @@ CONFLICT_PAUSE_S = 0.002
 
 # The transaction is known to have been rolled back, and the same call may succeed.
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.AdminShutdownError)
-
-# The connection went away in the middle of a call: it may have been committed, or not.
-_LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.CrashShutdownError, asyncpg.InterfaceError)
 
 # Splitting a batch that ran into its time limit would only multiply the wait.
 _WHOLE_BATCH = (asyncpg.QueryCanceledError,)
@@ -215,7 +212,7 @@ class GroupCommit(Generic[Item, Outcome]):
                 if attempt == CONFLICT_TRIES - 1:
                     raise
                 await asyncio.sleep(random.uniform(0, CONFLICT_PAUSE_S * 2**attempt))  # noqa: S311
-            except _LOST as error:
+            except LOST_CONNECTION as error:
                 connection.terminate()
                 raise OutcomeUnknown(f"the connection was lost: {error}") from error
             else:

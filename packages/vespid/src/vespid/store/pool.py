@@ -32,6 +32,17 @@ _NEVER = 2**62
 JsonText = bytes | str | msgspec.Raw
 
 
+# What a call raises when its connection is lost. The last one: the server ended the session while it was idle, and the
+# driver has read the farewell but not yet the end.
+LOST_CONNECTION = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
 class DatabaseUnavailable(Exception):
     """Postgres could not be reached, or is not ready; nothing was done."""
 
@@ -98,9 +109,7 @@ class Database:
             try:
                 yield connection
             except BaseException:
-                # A connection that was lost has nothing to roll back, and its own error is the one to tell.
-                if not connection.is_closed():
-                    await connection.execute("rollback")
+                await _roll_back(connection)
                 raise
             await connection.execute("commit")
 
@@ -146,7 +155,7 @@ class Database:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S / 5):
                 await self._pool.fetchval("select 1")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (*LOST_CONNECTION, asyncpg.PostgresError):
             return False
         return True
 
@@ -194,6 +203,16 @@ def _as_unavailable() -> Iterator[None]:
         raise DatabaseUnavailable(f"Postgres cannot be reached: {error}") from error
     except asyncpg.PostgresError as error:
         raise DatabaseUnavailable(f"Postgres refused the connection: {error}") from error
+
+
+async def _roll_back(connection: "asyncpg.Connection") -> None:
+    """End a transaction that failed; where the connection was lost with it, that first error is the one to tell."""
+    if connection.is_closed():
+        return
+    try:
+        await connection.execute("rollback")
+    except LOST_CONNECTION:
+        connection.terminate()
 
 
 async def _keep_session(_connection: "asyncpg.Connection") -> None:
