@@ -25,7 +25,6 @@ from vespid.domain.run import (
     Transition,
     decode_state,
     encode_state,
-    outputs_to_load,
     step,
 )
 from vespid.domain.workflow import parse
@@ -47,7 +46,7 @@ class Run:
     live: dict[str, int] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     outputs: dict[str, object] = field(default_factory=dict)
-    # What was loaded for steps, beyond what they were given.
+    # What steps asked for.
     loads: list[frozenset[str]] = field(default_factory=list)
 
     @property
@@ -56,8 +55,7 @@ class Run:
 
     def apply(self, event: RunEvent) -> Transition:
         state = self.state
-        wanted = outputs_to_load(self.plan, state, event)
-        self.loads.append(wanted)
+        wanted: frozenset[str] = frozenset()
         while True:
             try:
                 transition = step(self.plan, state, event, self._context(wanted))

@@ -106,6 +106,14 @@ def test_agent_run_is_given_the_outputs_it_names(kit):
     assert run.execution("b").placement == "gateway"
 
 
+@pytest.mark.promise("P7")
+def test_input_given_to_an_agent_run_cannot_ask_for_secrets(kit):
+    config = {"prompt": {"instructions": "use {{secrets.own}}"}, "engine": {"id": "codex.sdk.v1"}}
+    execution = started(kit, "agent.run", config, input={"body": ["{{secrets.own}}"]})
+    assert execution.payload["runInput"] == {"body": ["{ {secrets.own}}"]}
+    assert execution.secret_refs == ("own",)
+
+
 def test_agent_run_without_engine_takes_the_organizations_model(kit):
     primary = LlmChoice("openai", "m1", "s9")
     policy = RunPolicy(settings=OrgSettings(llm=LlmSettings(LlmDefaults(primary))))

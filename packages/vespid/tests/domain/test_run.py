@@ -14,7 +14,6 @@ from vespid.domain.run import (
     RunState,
     Start,
     TimerDue,
-    abort,
     step,
 )
 
@@ -99,7 +98,7 @@ def test_output_of_an_earlier_node_is_filled_into_a_later_one(kit):
     run.succeed("a", {"x": "hello"})
     run.succeed("b")
     assert run.execution("c").payload["node"]["config"]["task"]["script"] == "echo hello"
-    assert run.loads == [frozenset(), frozenset(), frozenset({"a"})]
+    assert run.loads == [{"a"}]
 
 
 def test_step_that_names_no_output_loads_none(kit):
@@ -107,7 +106,7 @@ def test_step_that_names_no_output_loads_none(kit):
     run.start()
     run.succeed("a", {"x": 1})
     run.succeed("b")
-    assert run.loads == [frozenset()] * 3
+    assert run.loads == []
 
 
 def test_long_output_is_cut_in_the_events(kit):
@@ -184,7 +183,7 @@ def test_condition_over_a_remote_output_asks_for_that_output(kit):
     run.start()
     run.succeed("a", {"n": 4})
     run.succeed("b")
-    assert run.loads[-1] == {"a"}
+    assert run.loads == [{"a"}]
     assert list(run.live) == ["d"]
 
 
@@ -500,21 +499,7 @@ def test_ignored_event_gives_back_the_same_state_object(kit):
     assert step(run.plan, state, Start(), context).state is state
 
 
-# --- the broken run --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.promise("P1")
-def test_abort_ends_a_run_at_once_and_cancels_what_is_live(kit):
-    run = kit.run(kit.graph([kit.shell("a"), kit.shell("b")]))
-    run.start()
-    run.succeed("b")
-    context = RunContext(organization_id="o", run_id="r", workflow_id="w", user_id=None, now_ms=0)
-    ended = abort(run.state, context, "INTERNAL_ERROR", "five steps raised")
-    assert ended.state.status == "failed"
-    assert ended.state.error == "INTERNAL_ERROR"
-    assert [cancel.request_id for cancel in ended.cancels] == ["r:a:1"]
-    assert [emit.event_type for emit in ended.emits] == ["run_failed"]
-    assert abort(ended.state, context, "INTERNAL_ERROR", "again").effects == []
+# --- the cursor ----------------------------------------------------------------------------------------------------
 
 
 def test_cursor_of_a_one_node_run_is_small_and_survives_storage(kit):

@@ -9,9 +9,9 @@ from vespid.domain.node_config import CONFIGS, Config
 from vespid.domain.node_reader import HTTP_ACTION, HTTP_CONNECTOR, placed
 from vespid.domain.path import MISSING
 from vespid.domain.plan import PlanNode
-from vespid.domain.policy import LlmChoice, OrgSettings, effective_tools
+from vespid.domain.policy import OrgSettings, effective_tools
 from vespid.domain.run_event import NewExecution, RunContext
-from vespid.domain.template import FilledTooLarge, Scope, TemplateValueMissing
+from vespid.domain.template import FilledTooLarge, Scope, TemplateValueMissing, disarm
 from vespid_protocol.codes import Code
 
 _INVALID = {
@@ -119,17 +119,27 @@ def _agent_run(node: PlanNode, config: dict[str, object], context: RunContext, s
     tools = config.get("tools")
     allow = tools.get("allow") if isinstance(tools, dict) else None
     extra: dict[str, object] = {
-        "runInput": scope.input(),
+        "runInput": _harmless(scope.input()),
         "effectiveToolsAllow": effective_tools(allow if isinstance(allow, list) else (), settings),
         "organizationSettings": {"tools": msgspec.to_builtins(settings.tools)},
     }
     if node.references:
         # Only what the prompt names: the outputs of all other nodes are none of its business.
         outputs = ((node_id, scope.output(node_id)) for node_id in sorted(node.references))
-        extra["steps"] = {node_id: {"output": output} for node_id, output in outputs if output is not MISSING}
+        extra["steps"] = {
+            node_id: {"output": _harmless(output)} for node_id, output in outputs if output is not MISSING
+        }
     if context.policy.github_api_base_url is not None:
         extra["env"] = {"githubApiBaseUrl": context.policy.github_api_base_url}
     return extra
+
+
+def _harmless(value: object) -> object:
+    """A value as it may stand in a payload, where the agent fills secret templates. Raises Unbuildable."""
+    try:
+        return disarm(value)
+    except FilledTooLarge as error:
+        raise Unbuildable(Code.INVALID_EXECUTE_PAYLOAD, str(error)) from error
 
 
 def _with_text(config: dict[str, object], *path: str) -> dict[str, object]:
@@ -158,7 +168,7 @@ def _with_default_engine(
     """An agent.run that names no engine uses the organization's primary model through our own loop."""
     if isinstance(config.get("engine"), dict):
         return config, auth_secret
-    primary = settings.llm.defaults.primary or LlmChoice()
+    primary = settings.llm.defaults.primary
     named = {"provider": primary.provider, "model": primary.model}
     chosen: dict[str, object] = {"id": engines.LOOP}
     chosen.update((key, value) for key, value in named.items() if value is not None)

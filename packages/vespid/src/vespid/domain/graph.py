@@ -14,7 +14,7 @@ from vespid.domain.issue import (
     GRAPH_NODE_MISSING,
     Issue,
 )
-from vespid.domain.plan import INLINE_TYPES, Edge, PlanNode
+from vespid.domain.plan import Edge, PlanNode
 
 
 def check_edges(nodes: dict[str, PlanNode], edges: list[tuple[str, Edge]]) -> list[Issue]:
@@ -65,7 +65,6 @@ def connect(nodes: dict[str, PlanNode], edges: list[Edge], path: str) -> tuple[l
             rank=rank,
             incoming=tuple(incoming[node_id]),
             outgoing=tuple(outgoing[node_id]),
-            loads_after=_loads_after(node_id, nodes, outgoing),
             failure_drains=joins[node_id] == {False},
         )
         for rank, node_id in enumerate(order)
@@ -132,19 +131,3 @@ def _joins_after(nodes: dict[str, PlanNode], order: list[str], outgoing: dict[st
                 found.add(target.fail_fast)
         after[node_id] = found
     return after
-
-
-def _loads_after(node_id: str, nodes: dict[str, PlanNode], outgoing: dict[str, list[Edge]]) -> frozenset[str]:
-    """What the nodes name that may start together with its success: those behind it, through inline nodes."""
-    seen: set[str] = set()
-    named: set[str] = set()
-    ahead = [edge.target for edge in outgoing[node_id]]
-    while ahead:
-        target = ahead.pop()
-        if target in seen:
-            continue
-        seen.add(target)
-        named |= nodes[target].references
-        if nodes[target].type in INLINE_TYPES:
-            ahead += (edge.target for edge in outgoing[target])
-    return frozenset(n for n in named if n != node_id and nodes[n].type not in INLINE_TYPES)

@@ -60,10 +60,8 @@ class PlanNode(msgspec.Struct, frozen=True, kw_only=True):
     config: Template
     incoming: tuple[Edge, ...] = ()
     outgoing: tuple[Edge, ...] = ()
-    # Nodes whose outputs this node's templates and condition path name.
+    # Nodes whose outputs this node's templates and condition path name: what must be loaded when it starts, often none.
     references: frozenset[str] = frozenset()
-    # The same, without inline nodes, over every node that may start in the step in which this one succeeds.
-    loads_after: frozenset[str] = frozenset()
     # None: the run's budget.
     retry: Backoff | None = None
     on_lost: OnLost = "fail"

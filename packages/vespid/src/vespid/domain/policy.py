@@ -1,7 +1,6 @@
 """The organization's settings, and what follows from them: the tools a run may use, and the limits of its retries.
 
-Settings have the shape of `contracts/api.md` §1. A PUT merges a partial document into what is stored; keys that do not
-exist are refused, with their path.
+Settings have the shape of `contracts/api.md` §1; what is not stored has the default of the day.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class LlmChoice(msgspec.Struct, frozen=True, rename="camel"):
 class LlmDefaults(msgspec.Struct, frozen=True, rename="camel"):
     """Which model is used where none is named."""
 
-    primary: LlmChoice | None = None
+    primary: LlmChoice = LlmChoice()
 
 
 class LlmSettings(msgspec.Struct, frozen=True, rename="camel"):
@@ -60,57 +59,6 @@ class OrgSettings(msgspec.Struct, frozen=True, rename="camel"):
     tools: ToolSettings = ToolSettings()
     execution: ExecutionSettings = ExecutionSettings()
     llm: LlmSettings = LlmSettings()
-
-
-class SettingsInvalid(ValueError):
-    """A settings document that cannot be merged; `field_errors` is `{path:[message]}` of the 400."""
-
-    def __init__(self, field_errors: dict[str, list[str]]) -> None:
-        super().__init__("; ".join(f"{path}: {messages[0]}" for path, messages in field_errors.items()))
-        self.field_errors = field_errors
-
-
-def read_settings(stored: bytes | str) -> OrgSettings:
-    """Settings as they are stored; `{}` gives all defaults, keys of a newer server are ignored."""
-    return msgspec.json.decode(stored, type=OrgSettings)
-
-
-def merge_settings(current: OrgSettings, patch: object) -> OrgSettings:
-    """`current` with the keys of a partial document replaced, objects merged. Raises SettingsInvalid.
-
-    null takes a setting back to its default where it may be null.
-    """
-    errors: dict[str, list[str]] = {}
-    merged = _merged(msgspec.to_builtins(current), patch, _SHAPE, "", errors)
-    if errors:
-        raise SettingsInvalid(errors)
-    try:
-        return msgspec.convert(merged, OrgSettings)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$.")
-        raise SettingsInvalid({path.rstrip("`"): [message]}) from error
-
-
-# Every key there is; a leaf is None.
-_SHAPE: dict[str, object] = msgspec.to_builtins(OrgSettings(llm=LlmSettings(LlmDefaults(LlmChoice()))))
-
-
-def _merged(
-    current: object, patch: object, shape: dict[str, object], path: str, errors: dict[str, list[str]]
-) -> dict[str, object]:
-    if not isinstance(patch, dict):
-        errors[path.removesuffix(".")] = ["must be an object"]
-        return {}
-    merged: dict[str, object] = dict(current) if isinstance(current, dict) else {}
-    for key, value in patch.items():
-        if key not in shape:
-            errors[f"{path}{key}"] = [f"no such setting; there are {', '.join(shape)}"]
-            continue
-        inner = shape[key]
-        if isinstance(inner, dict) and not (value is None and key == "primary"):
-            value = _merged(merged.get(key), value, inner, f"{path}{key}.", errors)
-        merged[key] = value
-    return merged
 
 
 class Backoff(msgspec.Struct, frozen=True, rename="camel"):

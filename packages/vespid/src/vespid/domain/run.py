@@ -41,7 +41,7 @@ from vespid.domain.run_event import (
     TimerDue,
     Transition,
 )
-from vespid.domain.run_state import NODE_LIVE, NODE_TERMINAL, NodeState, RunState, decode_state, encode_state
+from vespid.domain.run_state import NODE_TERMINAL, NodeState, RunState, decode_state, encode_state
 from vespid.domain.run_table import NODE_TABLE, Failure, IllegalTransition, NodeMove, RunMove, Verdict, judge, run_move
 from vespid.domain.template import FilledTooLarge, TemplateValueMissing
 from vespid_protocol.codes import Code
@@ -65,37 +65,12 @@ __all__ = [
     "Start",
     "TimerDue",
     "Transition",
-    "abort",
     "decode_state",
     "encode_state",
-    "outputs_to_load",
     "step",
 ]
 
-_NONE: frozenset[str] = frozenset()
 _CANCELLED = Code.NODE_EXECUTION_CANCELLED.value
-
-
-def outputs_to_load(plan: Plan, state: RunState, event: RunEvent) -> frozenset[str]:
-    """Nodes whose outputs the step is likely to name; often none. `OutputsMissing` tells of the rest."""
-    if state.phase != "running":
-        return _NONE
-    if isinstance(event, NodeSucceeded):
-        node = plan.by_id.get(event.node_id)
-        named = node.loads_after if node else _NONE
-    elif isinstance(event, TimerDue):
-        waiting = [node_id for node_id, node in state.nodes.items() if node.status in ("backoff", "awaiting")]
-        named = _NONE.union(*(plan.by_id[node_id].references for node_id in waiting))
-    else:
-        return _NONE
-    return frozenset(
-        node_id for node_id in named if _has_succeeded(state, node_id) and plan.by_id[node_id].type not in INLINE_TYPES
-    )
-
-
-def _has_succeeded(state: RunState, node_id: str) -> bool:
-    node = state.nodes.get(node_id)
-    return node is not None and node.status == "succeeded"
 
 
 def step(plan: Plan, state: RunState, event: RunEvent, context: RunContext) -> Transition:
@@ -125,29 +100,6 @@ def step(plan: Plan, state: RunState, event: RunEvent, context: RunContext) -> T
     else:
         assert_never(event)
     return work.finish()
-
-
-def abort(state: RunState, context: RunContext, code: str, message: str) -> Transition:
-    """Ends a run that cannot be stepped any more (INTERNAL_ERROR, or a workflow that no longer parses).
-
-    The one end that does not wait for executions: they are cancelled, and their results will change nothing.
-    """
-    if state.is_terminal:
-        return Transition(state)
-    nodes = dict(state.nodes)
-    cancels: list[CancelExecution] = []
-    for node_id, node in nodes.items():
-        if node.status in NODE_TERMINAL:
-            continue
-        if node.status in NODE_LIVE:
-            cancels.append(CancelExecution(f"{context.run_id}:{node_id}:{node.attempt}", node_id, node.attempt))
-        nodes[node_id] = msgspec.structs.replace(node, status="cancelled", due_at=None)
-    payload = {"code": code, "message": message, "completedNodeCount": state.completed_node_count}
-    ended = msgspec.structs.replace(
-        state, phase="failed", error=code, error_message=message, nodes=nodes, next_attempt_at=None
-    )
-    emit = Emit("run_failed", "error", message=code, payload=payload, attempt_count=state.attempt_count)
-    return Transition(ended, [emit], [], cancels)
 
 
 class _Step:

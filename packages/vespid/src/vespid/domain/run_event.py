@@ -163,7 +163,7 @@ class RunContext(msgspec.Struct, kw_only=True):
     user_id: str | None
     now_ms: int
     input: object = None
-    # Outputs of finished nodes; only those that `plan` says are named need to be here (see `OutputsMissing`).
+    # Outputs of finished nodes. May be empty: a step that needs one asks for it (`OutputsMissing`); most need none.
     outputs: Mapping[str, object] = {}
     policy: RunPolicy = RunPolicy()
 
