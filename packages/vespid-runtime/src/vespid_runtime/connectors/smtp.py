@@ -74,8 +74,6 @@ async def send(input: SendInput, secret: str | None, context: ActionContext) -> 
         raise _rejected(first.code, first.message) from all_refused
     except aiosmtplib.SMTPResponseException as rejected:
         raise _rejected(rejected.code, rejected.message) from rejected
-    except ssl.SSLCertVerificationError as untrusted:
-        raise ConnectorError("SMTP_FAILED", f"the certificate of {server.host} is not trusted") from untrusted
     except aiosmtplib.SMTPNotSupported as unsupported:
         raise ConnectorError("SMTP_FAILED", f"{server.host} does not offer what is needed: STARTTLS or AUTH") from (
             unsupported
@@ -83,6 +81,8 @@ async def send(input: SendInput, secret: str | None, context: ActionContext) -> 
     except (aiosmtplib.SMTPException, OSError) as broken:
         if isinstance(broken, TimeoutError) and not isinstance(broken, aiosmtplib.SMTPException):
             raise
+        if any(isinstance(error, ssl.SSLCertVerificationError) for error in (broken, broken.__cause__)):
+            raise ConnectorError("SMTP_FAILED", f"the certificate of {server.host} is not trusted") from broken
         message_text = f"{server.host}:{server.port}: the exchange failed ({type(broken).__name__})"
         raise ConnectorError("SMTP_FAILED", message_text, retryable=True) from broken
     return {"messageId": message["Message-ID"], "refused": sorted(refused), "response": answer[:500]}
@@ -135,9 +135,9 @@ async def _deliver(
             errors, answer = await client.send_message(message, sender=sender, recipients=recipients)
             return list(errors), answer
         finally:
-            # The message is accepted or refused by now; QUIT would only wait for a farewell.
+            # The message is accepted or refused by now; QUIT would only wait for a farewell. The socket is the
+            # transport's from `connect` on: closing it under the transport would free its number too early.
             client.close()
-            connected.close()
 
 
 def _message(input: SendInput, context: ActionContext) -> EmailMessage:
