@@ -22,7 +22,7 @@ from vespid.store.idempotency import enter_tenant
 from vespid_protocol.ids import OrgId, UserId, hash_token, new_id
 
 # Printable ASCII without spaces around one "@"; whether mail arrives there is not for a pattern to say.
-Email = Annotated[str, msgspec.Meta(pattern=r"^[!-?A-~]+@[!-?A-~]+$", min_length=3, max_length=254)]
+Email = Annotated[str, msgspec.Meta(pattern=r"^[!-?A-~]+@[!-?A-~]+(?!\n)$", min_length=3, max_length=254)]
 # Argon2 takes any length; a megabyte of password is an attack.
 Password = Annotated[str, msgspec.Meta(min_length=8, max_length=1024)]
 DisplayName = Annotated[str, msgspec.Meta(min_length=1, max_length=120)]

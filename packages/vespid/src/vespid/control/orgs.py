@@ -17,7 +17,8 @@ from vespid.store import orgs
 from vespid.store.idempotency import enter_tenant
 from vespid_protocol.ids import OrgId, new_id
 
-Slug = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{3,50}$", min_length=3, max_length=50)]
+# The lookahead: "$" alone is satisfied before a newline at the end.
+Slug = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{3,50}(?!\n)$", min_length=3, max_length=50)]
 OrgName = Annotated[str, msgspec.Meta(min_length=2, max_length=120)]
 
 

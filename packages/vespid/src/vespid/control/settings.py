@@ -77,7 +77,7 @@ async def read_settings(tenant: TenantContext) -> SettingsAnswer:
     """The organization's settings, with defaults where nothing was set."""
     async with tenant.transaction() as connection:
         stored = await orgs.read_settings(connection, UUID(tenant.org_id))
-    return SettingsAnswer(decode_settings(stored))
+    return SettingsAnswer(OrgSettings() if stored is None else _decode(stored))
 
 
 @put("/v1/orgs/{org_id:str}/settings", guards=[org_admin], operation_id="changeSettings", tags=["settings"])
@@ -89,12 +89,12 @@ async def change_settings(tenant: TenantContext, data: SettingsPatch) -> Setting
         merged = msgspec.json.encode(_merge(msgspec.json.decode(stored), change))
         await orgs.replace_settings(connection, UUID(tenant.org_id), merged, UUID(tenant.user_id))
         await audit(connection, tenant, AuditAction.SETTINGS_CHANGED, tenant.org_id, change)
-    return SettingsAnswer(decode_settings(merged))
+    return SettingsAnswer(_decode(merged))
 
 
-def decode_settings(stored: bytes | None) -> OrgSettings:
-    """The settings that follow from what is stored; what is not stored is the default of the day."""
-    return OrgSettings() if stored is None else msgspec.json.decode(stored, type=OrgSettings)
+def _decode(stored: bytes) -> OrgSettings:
+    # What is not stored is the default of the day; what a newer server has stored is not ours to read.
+    return msgspec.json.decode(stored, type=OrgSettings)
 
 
 def _merge(stored: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
