@@ -13,7 +13,10 @@ from vespid.bus.capacity import RedisCapacity
 from vespid.bus.connection import Connection
 from vespid.bus.fanout import RedisFanout
 from vespid.bus.mail import RedisMail
+from vespid.bus.messages import CapacityReported
+from vespid.dispatch.inbox import Inbox
 from vespid.dispatch.organizations import Organizations
+from vespid.dispatch.partitions import Partitions
 from vespid.dispatch.plans import Plans
 from vespid.dispatch.presence import ProcessLease
 from vespid.dispatch.scheduler import Scheduler
@@ -61,9 +64,18 @@ class House:
         self.steps = StepStore(self.db)
         self.organizations = Organizations(self.db, default_max_in_flight=settings.gateway_org_max_inflight)
         self.plans = Plans(self.db)
+        self.partitions = Partitions(self.db, self.executions, self.capacity, self.fanout, self.process_id)
         self.scheduler = Scheduler(
-            self.executions, self.capacity, self.mail, self.fanout, self.organizations, wake_run=self._wake_run
+            self.executions,
+            self.capacity,
+            self.mail,
+            self.fanout,
+            self.organizations,
+            self.partitions,
+            wake_run=self._wake_run,
         )
+        self.inbox = Inbox(self.mail)
+        self.inbox.handle(CapacityReported, self.partitions.reported)
         self.lease = ProcessLease(
             self.db,
             self.process_id,
@@ -83,8 +95,10 @@ class House:
                 self.fanout,
                 self.steps,
                 self.executions,
-                self.scheduler,
                 self.lease,
+                self.partitions,
+                self.scheduler,
+                self.inbox,
             ]
         )
 

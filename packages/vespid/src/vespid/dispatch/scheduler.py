@@ -5,8 +5,7 @@ row that is still pending in Postgres, and the sweep offers it again (`offer_pen
 and counted, never raised at whoever dispatches.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -14,13 +13,15 @@ import structlog
 from prometheus_client import Counter
 
 from vespid.bus.channels import EDGES, run_channel
-from vespid.bus.choice import Ask, Cold, Held, LeasedRow, Next, Refused, Reserved, Waiting
+from vespid.bus.choice import Ask, Cold, Held, Next, Refused, Reserved, Waiting
 from vespid.bus.errors import BusError
 from vespid.bus.messages import CancelOrder, Offer, encode
 from vespid.bus.ports import Capacity, Fanout, Mail
 from vespid.dispatch.organizations import Organizations
+from vespid.dispatch.partitions import Partitions
 from vespid.domain.selector import Pool, Requirement
 from vespid.store.executions import ExecutionStore, NewRow, PendingRow, WaitNote
+from vespid.tasks import Tasks
 from vespid_protocol.codes import Code
 from vespid_protocol.ids import ExecutorId, OrgId, RequestId
 
@@ -29,8 +30,6 @@ log = structlog.get_logger("vespid.dispatch.scheduler")
 OFFERS = Counter("vespid_offers_total", "Choices made for pending executions, by what came of them", ["outcome"])
 
 _decode_requirement = msgspec.json.Decoder(Requirement).decode
-
-_LEASE_PAGE = 1_000
 
 RefusalReason = Literal["NONE_CONNECTED", "NONE_MATCHES", "ALL_FULL", "QUOTA", "BEHIND"]
 
@@ -101,6 +100,7 @@ class Scheduler:
         mail: Mail,
         fanout: Fanout,
         organizations: Organizations,
+        partitions: Partitions,
         *,
         wake_run: Callable[[OrgId, str], None],
     ) -> None:
@@ -110,28 +110,29 @@ class Scheduler:
         self._mail = mail
         self._fanout = fanout
         self._organizations = organizations
+        self._partitions = partitions
         self._wake_run = wake_run
-        self._rebuilding: set[OrgId | None] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        partitions.forward_to(self.forward)
+        self._tasks = Tasks("scheduler")
 
     async def start(self) -> None:
-        self._stopping = False
+        self._tasks.open()
 
     async def stop(self) -> None:
-        self._stopping = True
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     # --- offering ------------------------------------------------------------------------------------------------
 
     def launch(self, wanted: Iterable[Wanted]) -> None:
         """Offer each, without waiting for it."""
         for work in wanted:
-            self._own(self.offer(work))
+            self._tasks.start(self.offer(work))
 
     async def ask(self, work: Wanted, *, wait: bool) -> Reserved | Held | Waiting | Refused | Cold:
         """Choose an executor and reserve room on it. Raises BusUnavailable."""
+        self._partitions.used(work.org_id)
+        if work.pool == "managed":
+            self._partitions.used(None)
         choice = await self._capacity.choose(
             Ask(
                 request_id=work.request_id,
@@ -150,7 +151,7 @@ class Scheduler:
         if choice.handed:
             await self.forward(choice.handed)
         if isinstance(choice, Cold):
-            self.rebuild(choice.org_id)
+            self._partitions.warm(choice.org_id)
         return choice
 
     async def offer(self, work: Wanted) -> None:
@@ -195,48 +196,18 @@ class Scheduler:
 
     def launch_release(self, request_id: RequestId, org_id: OrgId) -> None:
         """`released`, without waiting for it."""
-        self._own(self.released(request_id, org_id))
+        self._tasks.start(self.released(request_id, org_id))
 
     def launch_refusal(self, request_id: RequestId, org_id: OrgId, code: Code) -> None:
         """End a pending request with `code`, without waiting for it."""
-        self._own(self._conclude(request_id, org_id, code, None))
+        self._tasks.start(self._conclude(request_id, org_id, code, None))
 
-    def cancel_order(self, request_id: str, executor_id: str, lease_epoch: int, reason: str) -> None:
+    def cancel_order(
+        self, request_id: str, executor_id: str, lease_epoch: int, reason: str, *, is_over: bool = False
+    ) -> None:
         """Tell whichever edge holds that executor to stop the request; the deadline acts where this is lost."""
-        order = CancelOrder(RequestId(request_id), ExecutorId(executor_id), lease_epoch, reason)
+        order = CancelOrder(RequestId(request_id), ExecutorId(executor_id), lease_epoch, reason, is_over)
         self._fanout.publish(EDGES, encode(order))
-
-    # --- rebuilding ----------------------------------------------------------------------------------------------
-
-    def rebuild(self, org_id: OrgId | None) -> None:
-        """Warm a cold partition from the leased rows, once at a time; None: the managed one."""
-        if org_id not in self._rebuilding:
-            self._rebuilding.add(org_id)
-            self._own(self._rebuild(org_id))
-
-    async def _rebuild(self, org_id: OrgId | None) -> None:
-        try:
-            as_of_ms, rows = await self.leased_rows(org_id)
-            await self.forward(await self._capacity.rebuild(org_id, rows, as_of_ms))
-        except BusError as error:
-            log.warning("rebuild_postponed", org_id=org_id, error=str(error))
-        finally:
-            self._rebuilding.discard(org_id)
-
-    async def leased_rows(self, org_id: OrgId | None) -> tuple[int, list[LeasedRow]]:
-        """Leases in Postgres of a partition, and the epoch ms before which they were read."""
-        as_of_ms = await self._executions.now_ms()
-        rows: list[LeasedRow] = []
-        after = ""
-        while True:
-            page = await self._executions.live_leases(after, _LEASE_PAGE)
-            for row in page:
-                owner = OrgId(str(row.organization_id))
-                if (org_id is None and row.pool == "managed") or owner == org_id:
-                    rows.append(LeasedRow(RequestId(row.request_id), owner, ExecutorId(str(row.executor_id)), row.pool))
-            if len(page) < _LEASE_PAGE:
-                return as_of_ms, rows
-            after = page[-1].request_id
 
     # --- inner ---------------------------------------------------------------------------------------------------
 
@@ -262,17 +233,3 @@ class Scheduler:
         refusal = await self._executions.refuse(request_id, code, details)
         if refusal.outcome == "concluded" and refusal.run_id is not None:
             self._wake_run(org_id, str(refusal.run_id))
-
-    def _own(self, work: Coroutine[object, object, None]) -> None:
-        """Run it as a task of ours, whose error is told."""
-        if self._stopping:
-            work.close()
-            return
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("scheduling_failed", exc_info=error)

@@ -164,6 +164,17 @@ async def end_process(db: Database, process_id: ProcessId, agent_lease_ms: int) 
     await db.execute_system(QUERIES.end_process, UUID(process_id), agent_lease_ms)
 
 
+async def live_gateways(db: Database) -> list[ProcessId]:
+    """Gateways whose lease has not passed."""
+    return [ProcessId(str(row["id"])) for row in await db.fetch_system(QUERIES.live_gateways)]
+
+
+async def address_of(db: Database, process_id: ProcessId) -> str | None:
+    """Base URL of a live process's internal HTTP."""
+    address: str | None = await db.fetchval_system(QUERIES.address_of, UUID(process_id))
+    return address
+
+
 async def sweep_processes(db: Database, agent_lease_ms: int) -> list[DeadProcess]:
     return [DeadProcess(**row) for row in await db.fetch_system(QUERIES.sweep_processes, agent_lease_ms)]
 

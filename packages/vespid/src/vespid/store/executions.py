@@ -32,6 +32,8 @@ class SecretRefs(msgspec.Struct, frozen=True, omit_defaults=True):
     auth: str | None = None
     # Those that `{{secrets.<id>}}` names.
     named: tuple[str, ...] = ()
+    # It came with the dispatch and is only in memory.
+    inline: bool = False
 
 
 class NewRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -249,6 +251,13 @@ class ExecutionRow(msgspec.Struct, frozen=True):
     act_by: datetime
 
 
+class EndedRow(msgspec.Struct, frozen=True):
+    request_id: str
+    state: Literal["succeeded", "failed", "cancelled"]
+    output: bytes | None
+    error: str | None
+
+
 class PendingRow(msgspec.Struct, frozen=True):
     """What the scheduler needs to offer a request again; `executor_id` is the holder that was lost, if any."""
 
@@ -361,6 +370,10 @@ class ExecutionStore:
     async def read(self, request: RequestId) -> ExecutionRow | None:
         row = await self._db.fetchrow_system(QUERIES.read_execution, request)
         return None if row is None else ExecutionRow(**row)
+
+    async def read_ended(self, requests: Sequence[RequestId]) -> list[EndedRow]:
+        """Of these, the ones that are terminal."""
+        return [EndedRow(**row) for row in await self._db.fetch_system(QUERIES.read_ended, list(requests))]
 
     async def read_pending(self, requests: Sequence[RequestId]) -> list[PendingRow]:
         """Of these, the ones that still wait for an executor."""

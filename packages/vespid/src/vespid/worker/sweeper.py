@@ -109,7 +109,7 @@ class Sweeper:
                 self._ended(RequestId(row.request_id), OrgId(str(row.organization_id)), row.run_id)
                 if row.executor_id is not None and row.state_before != "pending":
                     self._house.scheduler.cancel_order(
-                        row.request_id, str(row.executor_id), row.lease_epoch, "its time is over"
+                        row.request_id, str(row.executor_id), row.lease_epoch, "its time is over", is_over=True
                     )
         await self._house.scheduler.offer_pending(offers)
         return len(swept)

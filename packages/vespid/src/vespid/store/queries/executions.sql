@@ -50,3 +50,6 @@ select * from vespid_x_sweep_executions($1)
 
 -- name: now_ms
 select (extract(epoch from clock_timestamp()) * 1000)::bigint
+
+-- name: read_ended
+select * from vespid_x_read_ended($1)

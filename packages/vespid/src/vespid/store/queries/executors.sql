@@ -35,3 +35,14 @@ select * from vespid_x_read_feed($1, $2)
 
 -- name: trim_feed
 select vespid_x_trim_feed()
+
+-- name: live_gateways
+select id from processes where kind = 'gateway' and lease_until > now()
+
+-- name: address_of
+select address from processes where id = $1 and lease_until > now()
+
+-- name: routes_of
+select x.id as executor_id, x.name, x.tags, x.max_in_flight, x.cordoned, x.draining,
+       case when x.lost_at is null then x.edge_id end as edge_id, x.connection_epoch, x.connected_at
+from executors x where x.organization_id = $1 and x.revoked_at is null order by x.created_at

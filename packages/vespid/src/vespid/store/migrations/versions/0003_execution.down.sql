@@ -17,6 +17,7 @@ drop function vespid_x_connect_executor;
 drop function vespid_x_authenticate_executor;
 drop function vespid_x_end_process;
 drop function vespid_x_renew_process;
+drop function vespid_x_read_ended;
 drop function vespid_x_read_execution;
 drop function vespid_x_cancel_execution;
 drop function vespid_x_refuse_execution;

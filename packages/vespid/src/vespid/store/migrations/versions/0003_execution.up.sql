@@ -566,12 +566,14 @@ begin
                 if stored.organization_id is distinct from (item->'create'->>'org')::uuid
                    or stored.payload_sha256 is distinct from decode(item->'create'->>'payloadSha256', 'hex') then
                     outcome := 'conflict';
-                else
+                elsif stored.state <> 'pending' then
                     outcome := 'exists';
                     state := stored.state; output := stored.output; error := stored.error; error_message := stored.error_message;
                 end if;
-                return next;
-                continue;
+                if outcome is not null then
+                    return next;
+                    continue;
+                end if;
             end if;
         end if;
         update executions e
@@ -857,6 +859,14 @@ language sql stable security definer set search_path = pg_catalog, public as $$
     select e.organization_id, e.state, e.output, e.error, e.error_message, e.finished_at, e.applied or e.run_id is null, e.executor_id,
            e.lease_epoch, e.act_by
     from executions e where e.request_id = request
+$$;
+
+-- Of these requests, the ones that are terminal.
+create function vespid_x_read_ended(requests text[])
+returns table (request_id text, state text, output jsonb, error text)
+language sql stable security definer set search_path = pg_catalog, public as $$
+    select e.request_id, e.state, e.output, e.error from executions e
+    where e.request_id = any (requests) and e.finished_at is not null
 $$;
 
 -- ---------------------------------------------------------------------------------------------------------------

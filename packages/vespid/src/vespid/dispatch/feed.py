@@ -15,7 +15,7 @@ from vespid.bus.ports import Fanout
 from vespid.store.connections import FeedRow, read_feed
 from vespid.store.pool import Database
 
-log = structlog.get_logger("vespid.control.feed")
+log = structlog.get_logger("vespid.dispatch.feed")
 
 POLL_S = 0.5
 # Rows of so long ago are read again: one that committed late has a lower id than those already seen.

@@ -1,0 +1,1 @@
+"""The brain: takes dispatches over the internal HTTP and waits for what comes of them."""

@@ -1,0 +1,377 @@
+"""The internal dispatch routes: one request to an executor, from whoever holds the service token (`api.md` §8).
+
+Asynchronous: the row is committed before the answer. Synchronous: an executor is chosen first, so that row and lease
+are one commit; then the caller waits for a future that the result wakes.
+"""
+
+import asyncio
+from typing import Literal
+
+import msgspec
+import structlog
+
+from vespid.bus.choice import Cold, Held, Refused, Reserved
+from vespid.bus.errors import BusError
+from vespid.bus.messages import Offer, OfferAnswered, OfferRefused
+from vespid.dispatch.house import House
+from vespid.dispatch.rows import payload_digest
+from vespid.dispatch.scheduler import Wanted, refusal_code
+from vespid.domain.selector import Requirement, Selector
+from vespid.errors import ApiError
+from vespid.gateway.brain.secret_courier import SecretCourier
+from vespid.gateway.brain.waiters import Ended, Waiters
+from vespid.security.envelope import SecretValue
+from vespid.store.executions import NewRow, SecretRefs, Standing
+from vespid_protocol.ids import ExecutorId, OrgId, RequestId, is_uuid
+
+log = structlog.get_logger("vespid.gateway.brain.dispatch")
+
+TIMEOUT_DEFAULT_MS = 60_000
+TIMEOUT_MIN_MS = 1_000
+TIMEOUT_MAX_MS = 600_000
+ASYNC_TIMEOUT_MAX_MS = 24 * 3_600_000
+MAX_WAIT_DEFAULT_MS = 600_000
+# How much longer than its timeout a synchronous call is kept open.
+ANSWER_GRACE_MS = 15_000
+# Executors that may refuse one request before its caller is told.
+CHOICES_MAX = 4
+COLD_RETRY_S = 0.25
+
+KINDS = ("connector.action", "agent.execute", "agent.run")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class SecretRef(msgspec.Struct, frozen=True, rename="camel"):
+    secret_id: str
+
+
+class Schedule(msgspec.Struct, frozen=True, rename="camel"):
+    on_unavailable: Literal["wait", "fail"] = "fail"
+    max_wait_ms: int = MAX_WAIT_DEFAULT_MS
+
+
+class DispatchBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Body of both routes. Its repr hides the secret."""
+
+    organization_id: str
+    requested_by_user_id: str | None = None
+    run_id: str
+    workflow_id: str | None = None
+    node_id: str
+    node_type: str
+    attempt_count: int
+    kind: Literal["connector.action", "agent.execute", "agent.run"]
+    payload: dict[str, object]
+    secret_ref: SecretRef | None = None
+    secret: str | None = None
+    executor_selector: Selector | None = None
+    schedule: Schedule | None = None
+    timeout_ms: int | None = None
+
+    def __repr__(self) -> str:
+        return f"DispatchBody(run_id={self.run_id!r}, node_id={self.node_id!r}, attempt_count={self.attempt_count!r})"
+
+
+class Outcome(msgspec.Struct, frozen=True, rename="camel"):
+    """What a dispatch answered: `output` undecoded."""
+
+    status: Literal["succeeded", "failed"]
+    output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Dispatched(msgspec.Struct, frozen=True, rename="camel"):
+    """What an asynchronous dispatch answered."""
+
+    request_id: str
+    dispatched: bool
+    cached: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class Dispatcher:
+    """See the module."""
+
+    def __init__(self, house: House, waiters: Waiters, courier: SecretCourier, *, keep_ms: int) -> None:
+        self._house = house
+        self._waiters = waiters
+        self._courier = courier
+        self._keep_ms = keep_ms
+
+    # --- asynchronous ------------------------------------------------------------------------------------------------
+
+    async def dispatch_async(self, body: DispatchBody) -> Dispatched:
+        """The request is a committed row when this answers, and will become terminal by its deadlines."""
+        if body.secret is not None:
+            raise ApiError(
+                400,
+                "BAD_REQUEST",
+                "An inline secret is for the synchronous route; name a stored one by secretRef.",
+                {"fieldErrors": {"secret": ["only for the synchronous route"]}},
+            )
+        row = _row(body, ASYNC_TIMEOUT_MAX_MS)
+        work = Wanted.of_row(row)
+        choice = None
+        if row.on_unavailable == "fail":
+            standing = await self._standing(row)
+            if standing is not None:
+                return _dispatched(row, standing)
+            choice = await self._choose(work)
+        standing = await self._house.executions.create(row)
+        if standing.outcome == "conflict":
+            raise _conflict(row.request_id)
+        if standing.outcome == "exists" and standing.state not in ("pending",):
+            return _dispatched(row, standing)
+        if isinstance(choice, (Reserved, Held)):
+            await self._send(row, choice, create=False)
+        else:
+            self._house.scheduler.launch([work])
+        return Dispatched(row.request_id, dispatched=True)
+
+    # --- synchronous -------------------------------------------------------------------------------------------------
+
+    async def dispatch(self, body: DispatchBody) -> Outcome:
+        """Answers when the request is terminal. 504 GATEWAY_TIMEOUT cancels nothing."""
+        row = _row(body, TIMEOUT_MAX_MS)
+        wait_ms = (row.max_wait_ms or 0) if row.on_unavailable == "wait" else 0
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (row.timeout_ms + wait_ms + ANSWER_GRACE_MS) / 1000
+        secret = None if body.secret is None else SecretValue(body.secret)
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._dispatch(row, secret)
+        except TimeoutError:
+            raise ApiError(504, "GATEWAY_TIMEOUT", "The gateway has no answer yet; read the result later.") from None
+        finally:
+            self._courier.forget(row.request_id)
+
+    async def _dispatch(self, row: NewRow, secret: SecretValue | None) -> Outcome:
+        excluded: frozenset[ExecutorId] = frozenset()
+        for _ in range(CHOICES_MAX):
+            with self._waiters.wait(row.request_id) as notice:
+                if row.on_unavailable == "wait":
+                    await self._create_and_offer(row, secret)
+                else:
+                    await self._offer_new(row, secret, excluded)
+                told = await notice
+            if isinstance(told, OfferRefused):
+                excluded |= {told.executor_id}
+                continue
+            if isinstance(told, Ended):
+                return _outcome(told.status, told.output, told.error)
+            if told.outcome == "conflict":
+                raise _conflict(row.request_id)
+            return await self._await_row(row.request_id)
+        code, details = refusal_code("ALL_FULL", pinned=row.pin_executor_id is not None)
+        raise ApiError(503, code, "No executor took the request.", details)
+
+    async def _create_and_offer(self, row: NewRow, secret: SecretValue | None) -> None:
+        if secret is not None:
+            # It may wait for minutes, and for an edge nobody knows yet: no place for a value in memory.
+            raise ApiError(
+                400,
+                "BAD_REQUEST",
+                "An inline secret cannot wait; use schedule.onUnavailable fail, or secretRef.",
+                {"fieldErrors": {"secret": ["not together with schedule.onUnavailable wait"]}},
+            )
+        standing = await self._house.executions.create(row)
+        if standing.outcome == "conflict":
+            raise _conflict(row.request_id)
+        if standing.state in ("succeeded", "failed", "cancelled"):
+            self._waiters.answered(OfferAnswered(row.request_id, "exists"))
+        elif standing.outcome == "created":
+            self._house.scheduler.launch([Wanted.of_row(row)])
+
+    async def _offer_new(self, row: NewRow, secret: SecretValue | None, excluded: frozenset[ExecutorId]) -> None:
+        choice = await self._choose(msgspec.structs.replace(Wanted.of_row(row), exclude=excluded))
+        if isinstance(choice, Held) and choice.confirmed:
+            # It runs already: join whoever waits for it, once it is sure that it is the same request.
+            standing = await self._house.executions.create(row)
+            self._waiters.answered(
+                OfferAnswered(row.request_id, "conflict" if standing.outcome == "conflict" else "exists")
+            )
+            return
+        if secret is not None:
+            await self._courier.bring(choice.edge_id, row.request_id, secret)
+        await self._send(row, choice, create=True)
+
+    async def _choose(self, work: Wanted) -> Reserved | Held:
+        """An executor for it now. Raises the refusal that the caller is to see."""
+        while True:
+            try:
+                choice = await self._house.scheduler.ask(work, wait=False)
+            except BusError as error:
+                raise ApiError(
+                    503, "GATEWAY_UNAVAILABLE", "The gateway cannot place work now.", headers={"Retry-After": "1"}
+                ) from error
+            if isinstance(choice, (Reserved, Held)):
+                return choice
+            if isinstance(choice, Cold):
+                # Redis has just come back: its book is being rebuilt.
+                await asyncio.sleep(COLD_RETRY_S)
+                continue
+            reason = str(choice.reason) if isinstance(choice, Refused) else "ALL_FULL"
+            code, details = refusal_code(reason, pinned=work.pin is not None)
+            raise ApiError(429 if reason == "QUOTA" else 503, code, _WHY.get(reason, "No executor is free."), details)
+
+    async def _send(self, row: NewRow, choice: Reserved | Held, *, create: bool) -> None:
+        offer = Offer(
+            row.request_id,
+            row.org,
+            choice.executor_id,
+            choice.connection_epoch,
+            choice.reserved_at_ms,
+            msgspec.Raw(_encode(row)) if create else msgspec.UNSET,
+            self._house.process_id if create else None,
+        )
+        try:
+            await self._house.mail.send(choice.edge_id, offer)
+        except BusError as error:
+            if create:
+                raise ApiError(503, "GATEWAY_UNAVAILABLE", "The executor's gateway cannot be reached.") from error
+            log.warning("offer_postponed", request_id=row.request_id, error=str(error))
+
+    async def _await_row(self, request_id: RequestId) -> Outcome:
+        """The outcome of a request that stands in Postgres, however it got there."""
+        while True:
+            with self._waiters.wait(request_id) as notice:
+                row = await self._house.executions.read(request_id)
+                if row is None:
+                    raise ApiError(404, "RESULT_NOT_READY", "The request is no longer there.")
+                if row.finished_at is not None:
+                    return _outcome(row.state, row.output, row.error)
+                told = await notice
+            if isinstance(told, Ended):
+                return _outcome(told.status, told.output, told.error)
+
+    async def _standing(self, row: NewRow) -> Standing | None:
+        """What stands under the id, where something does; a refusal must not hide it."""
+        there = await self._house.executions.read(row.request_id)
+        return None if there is None else await self._house.executions.create(row)
+
+    # --- results and cancels -----------------------------------------------------------------------------------------
+
+    async def result(self, request_id: RequestId) -> Outcome:
+        """404 RESULT_NOT_READY until it is terminal, and again when it was kept long enough."""
+        row = await self._house.executions.read(request_id)
+        if row is None or row.finished_at is None:
+            raise ApiError(404, "RESULT_NOT_READY", "There is no result for this request (yet).")
+        age_ms = await self._house.executions.now_ms() - row.finished_at.timestamp() * 1000
+        if row.applied and age_ms > self._keep_ms:
+            raise ApiError(404, "RESULT_NOT_READY", "The result was kept for its time and is gone.")
+        return _outcome(row.state, row.output, row.error)
+
+    async def cancel(self, request_id: RequestId) -> None:
+        """Ask for its end; a finished one stays as it is."""
+        asked = await self._house.executions.cancel(request_id)
+        if asked.outcome == "unknown":
+            raise ApiError(404, "NOT_FOUND", "There is no such request.")
+        org_id = OrgId(str(asked.organization_id))
+        if asked.outcome == "cancelled":
+            await self._house.scheduler.released(request_id, org_id)
+            self._waiters.answered(OfferAnswered(request_id, "exists"))
+            if asked.run_id is not None:
+                self._house.stepper.wake(org_id, str(asked.run_id))
+        elif asked.outcome == "cancelling" and asked.executor_id is not None:
+            self._house.scheduler.cancel_order(
+                request_id, str(asked.executor_id), asked.lease_epoch or 0, "cancelled by a caller"
+            )
+
+
+_WHY = {
+    "NONE_CONNECTED": "No agent of the organization is connected.",
+    "NONE_MATCHES": "No connected agent matches the selector and can do this kind of work.",
+    "ALL_FULL": "Every agent that matches is full.",
+    "BEHIND": "Older requests are waiting for the agents that match.",
+    "QUOTA": "The organization has as much work in flight as it may.",
+}
+
+
+def _row(body: DispatchBody, timeout_max_ms: int) -> NewRow:
+    """The row of a request. Raises 400 with the field's name."""
+    errors: dict[str, list[str]] = {}
+    for field, value in (
+        ("organizationId", body.organization_id),
+        ("runId", body.run_id),
+        ("requestedByUserId", body.requested_by_user_id),
+        ("workflowId", body.workflow_id),
+    ):
+        if value is not None and not is_uuid(value):
+            errors[field] = ["must be a UUID"]
+    if not 1 <= body.attempt_count <= 1_000_000:
+        errors["attemptCount"] = ["must be 1 or more"]
+    if not 1 <= len(body.node_id) <= 64 or ":" in body.node_id:
+        errors["nodeId"] = ["must match [A-Za-z0-9_-]{1,64}"]
+    timeout_ms = TIMEOUT_DEFAULT_MS if body.timeout_ms is None else body.timeout_ms
+    if not TIMEOUT_MIN_MS <= timeout_ms <= timeout_max_ms:
+        errors["timeoutMs"] = [f"must be between {TIMEOUT_MIN_MS} and {timeout_max_ms}"]
+    schedule = body.schedule or Schedule()
+    if not 0 <= schedule.max_wait_ms <= ASYNC_TIMEOUT_MAX_MS:
+        errors["schedule.maxWaitMs"] = [f"must be between 0 and {ASYNC_TIMEOUT_MAX_MS}"]
+    selector = body.executor_selector or Selector()
+    if selector.executor_id is not None and not is_uuid(selector.executor_id):
+        errors["executorSelector.executorId"] = ["must be a UUID"]
+    if errors:
+        raise ApiError(400, "BAD_REQUEST", "The dispatch is not valid.", {"fieldErrors": errors})
+    requirement = Requirement(
+        body.kind, connector=_connector(body), engine=_engine(body), tags=selector.required_tags()
+    )
+    refs = None
+    if body.secret is not None:
+        refs = SecretRefs(inline=True)
+    elif body.secret_ref is not None:
+        refs = SecretRefs(auth=body.secret_ref.secret_id)
+    return NewRow(
+        org=OrgId(body.organization_id.lower()),
+        request_id=RequestId(f"{body.run_id}:{body.node_id}:{body.attempt_count}"),
+        workflow_id=body.workflow_id,
+        node_id=body.node_id,
+        node_type=body.node_type,
+        attempt=body.attempt_count,
+        kind=body.kind,
+        placement="executor",
+        user_id=body.requested_by_user_id,
+        payload=msgspec.Raw(_encode(body.payload)),
+        payload_sha256=payload_digest(body.kind, body.payload),
+        secret_refs=refs,
+        pool=selector.pool or "byon",
+        required_tags=requirement.tags,
+        requirement=msgspec.Raw(_encode(requirement)),
+        selector=msgspec.Raw(_encode(selector)),
+        signature=requirement.signature,
+        pin_executor_id=None if selector.executor_id is None else ExecutorId(selector.executor_id.lower()),
+        on_unavailable=schedule.on_unavailable,
+        max_wait_ms=schedule.max_wait_ms,
+        timeout_ms=timeout_ms,
+    )
+
+
+def _connector(body: DispatchBody) -> str | None:
+    connector = body.payload.get("connectorId") if body.kind == "connector.action" else None
+    return connector if isinstance(connector, str) else None
+
+
+def _engine(body: DispatchBody) -> str | None:
+    found: object = body.payload if body.kind == "agent.run" else None
+    for key in ("node", "config", "engine", "id"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _conflict(request_id: str) -> ApiError:
+    return ApiError(409, "CONFLICT", f"Request {request_id} was dispatched with something else in it.")
+
+
+def _dispatched(row: NewRow, standing: Standing) -> Dispatched:
+    if standing.outcome == "conflict":
+        raise _conflict(row.request_id)
+    if standing.state in ("succeeded", "failed", "cancelled"):
+        return Dispatched(row.request_id, dispatched=False, cached=True)
+    return Dispatched(row.request_id, dispatched=True)
+
+
+def _outcome(state: str, output: bytes | None, error: str | None) -> Outcome:
+    if state == "succeeded":
+        return Outcome("succeeded", msgspec.UNSET if output is None else msgspec.Raw(output))
+    code = error or ("NODE_EXECUTION_CANCELLED" if state == "cancelled" else "NODE_EXECUTION_FAILED")
+    return Outcome("failed", msgspec.UNSET if output is None else msgspec.Raw(output), code)

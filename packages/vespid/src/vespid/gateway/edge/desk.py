@@ -1,0 +1,211 @@
+"""What the edge does when an executor says hello, changes, or leaves; its work goes to grants, results and streams."""
+
+from collections import OrderedDict
+from datetime import UTC, datetime
+
+import asyncpg
+import msgspec
+import structlog
+
+from vespid.bus.channels import EDGES
+from vespid.bus.messages import Superseded, encode
+from vespid.dispatch.house import House
+from vespid.gateway.edge.connection import Connection
+from vespid.gateway.edge.grants import Grants
+from vespid.gateway.edge.inflight import InFlight
+from vespid.gateway.edge.registry import Registry
+from vespid.gateway.edge.results import Results
+from vespid.gateway.edge.streams import Streams
+from vespid.settings import GatewaySettings
+from vespid.store.connections import HeldLease, HelloItem, disconnect, hello, set_draining
+from vespid.store.pool import DatabaseUnavailable
+from vespid.tasks import Tasks
+from vespid_protocol.connection import Event
+from vespid_protocol.frames import PROTOCOL_VERSION, ExecuteEvent, ExecuteResult, Hello, Welcome
+from vespid_protocol.gateway_peer import Strikes
+from vespid_protocol.ids import ExecutorId, OrgId, RequestId
+
+log = structlog.get_logger("vespid.gateway.edge.desk")
+
+STRIKES_KEPT = 10_000
+
+_STORE_ERRORS = (DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+class EdgeDesk:
+    """`connection.Desk` for the whole edge."""
+
+    def __init__(
+        self,
+        house: House,
+        settings: GatewaySettings,
+        registry: Registry,
+        grants: Grants,
+        results: Results,
+        streams: Streams,
+        tasks: Tasks,
+    ) -> None:
+        self._house = house
+        self._settings = settings
+        self._registry = registry
+        self._grants = grants
+        self._results = results
+        self._streams = streams
+        self._tasks = tasks
+        # Executors that did not take their work, across connections; the longest unheard of first.
+        self._strikes: OrderedDict[ExecutorId, Strikes] = OrderedDict()
+
+    # --- work --------------------------------------------------------------------------------------------------------
+
+    def declined(self, connection: Connection, request_id: RequestId, lease_epoch: int | None) -> None:
+        in_flight = connection.in_flight.pop(request_id, None)
+        if in_flight is not None and lease_epoch in (None, in_flight.lease_epoch):
+            self._tasks.start(self._grants.declined(connection.executor_id, in_flight))
+
+    def progress(self, connection: Connection, frame: ExecuteEvent, lease_epoch: int | None) -> None:
+        self._streams.came(connection, frame, lease_epoch)
+
+    def result(self, connection: Connection, frame: ExecuteResult, lease_epoch: int | None) -> None:
+        self._results.came(connection, frame, lease_epoch)
+
+    # --- the connection ----------------------------------------------------------------------------------------------
+
+    def register(self, connection: Connection, hello: Hello, *, is_first: bool) -> None:
+        self._tasks.start(self._register(connection, hello, is_first=is_first))
+
+    def not_taken(self, connection: Connection) -> None:
+        strikes = self._strikes.setdefault(connection.executor_id, Strikes())
+        self._strikes.move_to_end(connection.executor_id)
+        while len(self._strikes) > STRIKES_KEPT:
+            self._strikes.popitem(last=False)
+        if strikes.add(connection.now_ms):
+            log.warning("executor_paused", executor_id=connection.executor_id)
+
+    def routable_changed(self, connection: Connection, *, is_draining: bool) -> None:
+        if is_draining:
+            self._tasks.start(self._drain(connection))
+        self._registry.report(connection)
+
+    def over(self, connection: Connection) -> None:
+        self._registry.remove(connection)
+        self._tasks.start(self._disconnect(connection))
+
+    def paused_until(self, executor_id: ExecutorId) -> int:
+        """Monotonic ms before which an executor is given nothing."""
+        strikes = self._strikes.get(executor_id)
+        return 0 if strikes is None else strikes.paused_until
+
+    # --- inner -------------------------------------------------------------------------------------------------------
+
+    async def _register(self, connection: Connection, said: Hello, *, is_first: bool) -> None:
+        try:
+            leases = await hello(self._house.db, connection.executor_id, _item(connection, said))
+        except _STORE_ERRORS as error:
+            # Unregistered it would be a socket that gets nothing; a new one starts afresh.
+            log.warning("hello_failed", executor_id=connection.executor_id, error=repr(error))
+            connection.end(Event.SHUT_DOWN, "the gateway could not register this connection")
+            return
+        if connection.is_over:
+            return
+        connection.capacity = said.room if connection.org_id is not None else min(said.room, connection.capacity)
+        if is_first:
+            older = self._registry.add(connection)
+            if older is connection:
+                connection.end(Event.REPLACED, "a newer connection stands")
+                return
+            if older is not None:
+                older.end(*superseded_by(older, said.instance_id))
+            self._house.fanout.publish(
+                EDGES, encode(Superseded(connection.executor_id, connection.connection_epoch, said.instance_id))
+            )
+            connection.attach(self._welcome(connection))
+        for lease in leases:
+            await self._reconcile(connection, lease)
+        if is_first and connection.paused_until_ms > connection.now_ms:
+            connection.wheel.plan(connection, connection.paused_until_ms)
+        self._registry.report(connection)
+
+    async def _reconcile(self, connection: Connection, lease: HeldLease) -> None:
+        """One lease that Postgres holds for this executor, or one that only the agent believes in."""
+        request_id = RequestId(lease.request_id)
+        if lease.action == "foreign":
+            connection.cancel(request_id, "leased to somebody else, or over")
+        elif lease.action == "resend":
+            await self._grants.resend(connection, lease)
+        elif lease.action in ("continues", "waits", "cancelling"):
+            if request_id not in connection.in_flight:
+                connection.in_flight[request_id] = InFlight.of_lease(lease, connection.pool)
+            if lease.action == "cancelling":
+                connection.cancel(request_id, "cancelled")
+        else:
+            org_id = OrgId(str(lease.organization_id))
+            await self._house.scheduler.released(request_id, org_id, executor_id=connection.executor_id)
+            if lease.action == "reoffer":
+                await self._house.scheduler.offer_pending([request_id])
+            elif lease.run_id is not None:
+                self._house.stepper.wake(org_id, str(lease.run_id))
+
+    async def _drain(self, connection: Connection) -> None:
+        try:
+            await set_draining(self._house.db, connection.executor_id, connection.connection_epoch)
+        except _STORE_ERRORS as error:
+            log.warning("drain_not_noted", executor_id=connection.executor_id, error=repr(error))
+
+    async def _disconnect(self, connection: Connection) -> None:
+        try:
+            await disconnect(
+                self._house.db, connection.executor_id, connection.connection_epoch, self._settings.agent_lease_ms
+            )
+        except _STORE_ERRORS as error:
+            # Its edge is this process: when its lease passes, or at its next connection, it is put right.
+            log.warning("disconnect_not_noted", executor_id=connection.executor_id, error=repr(error))
+
+    def _welcome(self, connection: Connection) -> Welcome:
+        settings = self._settings
+        return Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            connection_epoch=connection.connection_epoch,
+            executor_id=connection.executor_id,
+            organization_id=connection.org_id,
+            server_time=server_time(),
+            heartbeat_ms=settings.heartbeat_ms,
+            stale_ms=settings.gateway_agent_stale_ms,
+            lease_ms=settings.agent_lease_ms,
+            max_frame_bytes=settings.max_frame_bytes,
+            max_in_flight=connection.capacity,
+            tags=connection.tags,
+        )
+
+
+def server_time() -> str:
+    """Now, as it stands on the wire."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def superseded_by(older: Connection, newer_instance: str | None) -> tuple[Event, str]:
+    ours = None if older.peer.hello is None else older.peer.hello.instance_id
+    if ours is not None and ours == newer_instance:
+        return Event.REPLACED, "replaced by a newer socket of this process"
+    return Event.SUPERSEDED, "another process uses this credential"
+
+
+def _item(connection: Connection, said: Hello) -> HelloItem:
+    can = said.capabilities
+    return HelloItem(
+        connection_epoch=connection.connection_epoch,
+        agent_version=said.agent_version,
+        name=said.name,
+        kinds=None if can is None else can.kinds,
+        connectors=None if can is None else can.connectors,
+        engines=None if can is None else can.engines,
+        backends=None,
+        reported_tags=() if can is None or can.tags is None else can.tags,
+        # What a managed one may do at once was said when it was issued.
+        max_in_flight=None if connection.org_id is None else said.room,
+        protocol_version=PROTOCOL_VERSION if said.speaks_v2 else 1,
+        instance_id=said.instance_id,
+        journal_id=said.journal_id,
+        in_flight=said.in_flight or (),
+        unacked=said.unacked or (),
+        capabilities={} if can is None else msgspec.to_builtins(can),
+    )

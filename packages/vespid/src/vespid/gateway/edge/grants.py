@@ -1,0 +1,240 @@
+"""Offers become leases, leases become `execute`.
+
+The lease is committed before the first byte is sent. This edge is the last gate on an executor's capacity: what Redis
+proposes beyond it is refused here and chosen again.
+"""
+
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
+from prometheus_client import Counter
+
+from vespid.bus.errors import BusError
+from vespid.bus.messages import Offer, OfferAnswered, OfferRefused
+from vespid.dispatch.house import House
+from vespid.dispatch.scheduler import Wanted
+from vespid.dispatch.secrets import RequestSecrets, SecretUnavailable, resolve
+from vespid.gateway.edge.connection import Connection
+from vespid.gateway.edge.handover import Handover
+from vespid.gateway.edge.inflight import InFlight
+from vespid.gateway.edge.registry import Registry
+from vespid.gateway.edge.results import Results
+from vespid.store.connections import HeldLease
+from vespid.store.executions import GiveBack, Grant, Granted, NotGranted
+from vespid.store.group import GroupStopped, OutcomeUnknown
+from vespid.store.pool import DatabaseUnavailable
+from vespid.store.secrets import SecretResolver
+from vespid.tasks import Tasks
+from vespid_protocol.frames import Execute
+from vespid_protocol.ids import ExecutorId, RequestId
+from vespid_protocol.machine import IllegalTransition
+from vespid_runtime.redaction import Redactor
+
+log = structlog.get_logger("vespid.gateway.edge.grants")
+
+GRANTS = Counter("vespid_grants_total", "Offers taken up by this edge, by what came of them", ["outcome"])
+
+
+class Grants:
+    """What this edge does with offers."""
+
+    def __init__(
+        self,
+        house: House,
+        registry: Registry,
+        results: Results,
+        resolver: SecretResolver,
+        handover: Handover,
+        tasks: Tasks,
+    ) -> None:
+        self._house = house
+        self._registry = registry
+        self._results = results
+        self._resolver = resolver
+        self._handover = handover
+        self._tasks = tasks
+        # Grants under way per connection, so that the capacity counts them.
+        self._granting: dict[Connection, int] = {}
+
+    def offered(self, offer: Offer) -> None:
+        """An offer came in."""
+        self._tasks.start(self._take(offer))
+
+    async def resend(self, connection: Connection, lease: HeldLease) -> None:
+        """After a reconnect: the lease stands, the agent has not got it. The same epoch again."""
+        in_flight = InFlight.of_lease(lease, connection.pool)
+        connection.in_flight[in_flight.request_id] = in_flight
+        frame = Execute(
+            request_id=lease.request_id,
+            organization_id=str(lease.organization_id),
+            user_id=_text(lease.requested_by_user_id),
+            kind=lease.kind or "",
+            payload=msgspec.Raw(lease.payload or b"null"),
+            lease_epoch=lease.lease_epoch,
+            timeout_ms=lease.remaining_ms,
+            on_lost=lease.on_lost,
+        )
+        await self._send(connection, in_flight, frame, lease.secret_refs)
+
+    async def _take(self, offer: Offer) -> None:
+        connection = self._registry.get(offer.executor_id)
+        if connection is None or not self._has_room(connection, offer):
+            await self._refuse(offer)
+            return
+        self._granting[connection] = self._granting.get(connection, 0) + 1
+        try:
+            answer = await self._house.executions.grant(
+                Grant(
+                    offer.request_id,
+                    offer.executor_id,
+                    offer.connection_epoch,
+                    self._house.process_id,
+                    offer.create if isinstance(offer.create, msgspec.Raw) else None,
+                )
+            )
+            if isinstance(answer, Granted):
+                await self._granted(connection, offer, answer)
+            else:
+                await self._not_granted(offer, answer)
+        except (DatabaseUnavailable, OutcomeUnknown, GroupStopped, OSError, asyncpg.PostgresError) as error:
+            # Leased or not, the row knows: a lease without an `execute` is sent again at the next hello or expires.
+            log.warning("grant_unsettled", request_id=offer.request_id, error=repr(error))
+        finally:
+            left = self._granting[connection] - 1
+            if left:
+                self._granting[connection] = left
+            else:
+                del self._granting[connection]
+
+    def _has_room(self, connection: Connection, offer: Offer) -> bool:
+        taken = len(connection.in_flight) + self._granting.get(connection, 0)
+        return (
+            connection.connection_epoch == offer.connection_epoch
+            and connection.routable
+            and taken < connection.capacity
+        )
+
+    async def _granted(self, connection: Connection, offer: Offer, granted: Granted) -> None:
+        GRANTS.labels("granted").inc()
+        in_flight = InFlight.of_grant(offer.request_id, granted, connection.pool)
+        if offer.reply_to is not None:
+            in_flight.reply_to.add(offer.reply_to)
+        connection.in_flight[offer.request_id] = in_flight
+        frame = Execute(
+            request_id=offer.request_id,
+            organization_id=str(granted.organization_id),
+            user_id=_text(granted.requested_by_user_id),
+            kind=granted.kind,
+            payload=msgspec.Raw(granted.payload),
+            lease_epoch=granted.lease_epoch,
+            timeout_ms=granted.timeout_ms,
+            on_lost=granted.on_lost,
+        )
+        await self._send(connection, in_flight, frame, granted.secret_refs)
+        await self._confirm(connection, in_flight)
+
+    async def _send(
+        self, connection: Connection, in_flight: InFlight, frame: Execute, stored_refs: bytes | None
+    ) -> None:
+        if stored_refs is not None:
+            try:
+                secrets = await self._secrets(in_flight, stored_refs)
+            except SecretUnavailable as error:
+                await self._results.fail(connection, in_flight, error.code, error.message)
+                return
+            values = secrets.clear_values()
+            in_flight.redactor = Redactor(values) if values else None
+            frame = msgspec.structs.replace(
+                frame,
+                secret=None if secrets.auth is None else secrets.auth.reveal(),
+                secrets={name: value.reveal() for name, value in secrets.named.items()} or None,
+            )
+        try:
+            connection.execute(frame)
+        except IllegalTransition:
+            # The socket ended meanwhile and not a byte was written: the next executor may have it at once.
+            connection.in_flight.pop(in_flight.request_id, None)
+            await self._give_back(connection.executor_id, in_flight)
+
+    async def _secrets(self, in_flight: InFlight, stored_refs: bytes) -> RequestSecrets:
+        handed = self._handover.take(in_flight.request_id, stored_refs)
+        if handed is not None:
+            return handed
+        return await resolve(self._resolver, in_flight.org_id, stored_refs)
+
+    async def _confirm(self, connection: Connection, in_flight: InFlight) -> None:
+        try:
+            handed = await self._house.capacity.confirm(
+                in_flight.request_id, in_flight.org_id, connection.executor_id, in_flight.pool
+            )
+            if in_flight.request_id not in connection.in_flight:
+                # It ended while this was on its way: the confirmation came behind the release.
+                await self._house.scheduler.released(
+                    in_flight.request_id, in_flight.org_id, executor_id=connection.executor_id, pool=in_flight.pool
+                )
+            await self._house.scheduler.forward(handed)
+        except BusError as error:
+            # The comparison of reservations with leases makes it good.
+            log.warning("confirm_postponed", request_id=in_flight.request_id, error=str(error))
+
+    async def _not_granted(self, offer: Offer, answer: NotGranted) -> None:
+        GRANTS.labels(answer.outcome).inc()
+        if answer.outcome == "refused":
+            await self._refuse(offer)
+            return
+        await self._release_reservation(offer)
+        if answer.outcome != "gone":
+            await self._tell(offer, OfferAnswered(offer.request_id, answer.outcome))
+
+    async def _refuse(self, offer: Offer) -> None:
+        """Not on this executor: give the reservation back, and have it chosen again without it."""
+        GRANTS.labels("refused").inc()
+        await self._release_reservation(offer)
+        if isinstance(offer.create, msgspec.Raw):
+            await self._tell(offer, OfferRefused(offer.request_id, offer.org_id, offer.executor_id, "not routable"))
+            return
+        await self._offer_elsewhere(offer.request_id, offer.executor_id)
+
+    async def _give_back(self, executor_id: ExecutorId, in_flight: InFlight) -> None:
+        item = GiveBack(in_flight.request_id, executor_id, in_flight.lease_epoch)
+        if await self._house.executions.give_back(item):
+            await self._house.scheduler.released(
+                in_flight.request_id, in_flight.org_id, executor_id=executor_id, pool=in_flight.pool
+            )
+            await self._offer_elsewhere(in_flight.request_id, executor_id)
+
+    async def declined(self, executor_id: ExecutorId, in_flight: InFlight) -> None:
+        """The agent has no room after all; it is left out for a few seconds."""
+        GRANTS.labels("declined").inc()
+        await self._give_back(executor_id, in_flight)
+
+    async def _offer_elsewhere(self, request_id: RequestId, without: ExecutorId) -> None:
+        for row in await self._house.executions.read_pending([request_id]):
+            work = msgspec.structs.replace(Wanted.of_pending(row), exclude=frozenset((without,)))
+            await self._house.scheduler.offer(work)
+
+    async def _release_reservation(self, offer: Offer) -> None:
+        try:
+            await self._house.scheduler.forward(
+                await self._house.capacity.release(
+                    offer.request_id, offer.org_id, executor_id=offer.executor_id, only_unconfirmed=True
+                )
+            )
+        except BusError as error:
+            log.warning("release_postponed", request_id=offer.request_id, error=str(error))
+
+    async def _tell(self, offer: Offer, message: OfferAnswered | OfferRefused) -> None:
+        if offer.reply_to is None:
+            return
+        try:
+            await self._house.mail.send(offer.reply_to, message)
+        except BusError as error:
+            # Whoever waits looks at the row by itself after a while.
+            log.warning("answer_lost", request_id=offer.request_id, error=str(error))
+
+
+def _text(user_id: UUID | None) -> str:
+    """`userId` on the wire is a string; work that nobody asked for has none."""
+    return "" if user_id is None else str(user_id)

@@ -1,0 +1,131 @@
+"""The connections of this process, and what Redis is told of them.
+
+One connection per executor; a newer one supersedes the older, and the late end of the older changes nothing. Reports to
+Redis of one executor never overtake each other: while one is under way, the next is only remembered.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import structlog
+from prometheus_client import Gauge
+
+from vespid.bus.choice import ExecutorPresence
+from vespid.bus.errors import BusError
+from vespid.bus.ports import Capacity
+from vespid.dispatch.partitions import Partitions
+from vespid.dispatch.scheduler import Scheduler
+from vespid.domain.selector import Capabilities
+from vespid.gateway.edge.connection import Connection
+from vespid.tasks import Tasks
+from vespid_protocol.ids import ExecutorId, OrgId, ProcessId
+
+log = structlog.get_logger("vespid.gateway.edge.registry")
+
+CONNECTED = Gauge("vespid_executors_connected", "Executors whose socket this gateway holds")
+
+
+class Registry:
+    """Who is connected here."""
+
+    def __init__(
+        self, capacity: Capacity, scheduler: Scheduler, partitions: Partitions, process_id: ProcessId, tasks: Tasks
+    ) -> None:
+        self._capacity = capacity
+        self._scheduler = scheduler
+        self._partitions = partitions
+        self._process_id = process_id
+        self._tasks = tasks
+        self._connections: dict[ExecutorId, Connection] = {}
+        # By partition: an organization, or None for the managed ones.
+        self._partition_members: defaultdict[OrgId | None, set[Connection]] = defaultdict(set)
+        # Reports under way; True: there is news since it began.
+        self._reporting: dict[Connection, bool] = {}
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._connections.values()))
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def get(self, executor_id: ExecutorId) -> Connection | None:
+        return self._connections.get(executor_id)
+
+    def add(self, connection: Connection) -> Connection | None:
+        """Make it the executor's connection; answers the one it supersedes. An older one than what is there is not
+        taken: it answers itself."""
+        standing = self._connections.get(connection.executor_id)
+        if standing is not None and standing.connection_epoch > connection.connection_epoch:
+            return connection
+        self._connections[connection.executor_id] = connection
+        self._partition_members[connection.org_id].add(connection)
+        if standing is not None:
+            self._partition_members[standing.org_id].discard(standing)
+        CONNECTED.set(len(self._connections))
+        return standing
+
+    def remove(self, connection: Connection) -> None:
+        """It is over. A newer one of the same executor stays."""
+        self._partition_members[connection.org_id].discard(connection)
+        if not self._partition_members[connection.org_id]:
+            del self._partition_members[connection.org_id]
+        if self._connections.get(connection.executor_id) is connection:
+            del self._connections[connection.executor_id]
+        CONNECTED.set(len(self._connections))
+        self._tasks.start(self._withdraw(connection))
+
+    def of_partition(self, org_id: OrgId | None) -> tuple[Connection, ...]:
+        return tuple(self._partition_members.get(org_id, ()))
+
+    def report(self, connection: Connection) -> None:
+        """Tell Redis how it stands with this executor."""
+        if connection in self._reporting:
+            self._reporting[connection] = True
+            return
+        self._reporting[connection] = False
+        self._tasks.start(self._report(connection))
+
+    async def report_now(self, connection: Connection) -> None:
+        """The same, and wait until it is told. Raises BusUnavailable."""
+        self._partitions.used(connection.org_id)
+        await self._scheduler.forward(await self._capacity.upsert(self._presence(connection)))
+
+    async def _report(self, connection: Connection) -> None:
+        try:
+            while True:
+                self._reporting[connection] = False
+                if connection.is_over:
+                    return
+                await self.report_now(connection)
+                if not self._reporting[connection]:
+                    return
+        except BusError as error:
+            # The partition is cold when Redis is back, and every edge is asked to report again.
+            log.warning("report_postponed", executor_id=connection.executor_id, error=str(error))
+        finally:
+            del self._reporting[connection]
+
+    async def _withdraw(self, connection: Connection) -> None:
+        try:
+            handed = await self._capacity.remove(connection.executor_id, connection.org_id, connection.connection_epoch)
+            await self._scheduler.forward(handed)
+        except BusError as error:
+            log.warning("withdrawal_postponed", executor_id=connection.executor_id, error=str(error))
+
+    def _presence(self, connection: Connection) -> ExecutorPresence:
+        hello = connection.peer.hello
+        can = None if hello is None else hello.capabilities
+        return ExecutorPresence(
+            executor_id=connection.executor_id,
+            org_id=connection.org_id,
+            connection_epoch=connection.connection_epoch,
+            edge_id=self._process_id,
+            capacity=connection.capacity,
+            routable=connection.routable,
+            capabilities=Capabilities.of(
+                kinds=None if can is None else can.kinds,
+                connectors=None if can is None else can.connectors,
+                engines=None if can is None else can.engines,
+                tags=connection.tags,
+            ),
+        )
