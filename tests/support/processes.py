@@ -21,11 +21,11 @@ READY_WITHIN_S = 30.0
 STOP_WITHIN_S = 20.0
 READY_POLL_S = 0.02
 
-# The server processes, and the variable that names the port of each that has one.
-PORT_VARIABLES = {
+# The server processes, and the variable that names the port of each.
+PORT_VARIABLES: dict[str, str] = {
     "api": "API_PORT",
     "gateway": "GATEWAY_PORT",
-    "worker": None,
+    "worker": "WORKER_PORT",
     "engine-runner": "ENGINE_RUNNER_PORT",
 }
 
@@ -189,7 +189,7 @@ class Processes:
 
 def server_env(database_url: str, redis_url: str) -> dict[str, str]:
     """The environment of a whole installation on free ports, with secrets of its own."""
-    api, gateway, engine_runner = free_port(), free_port(), free_port()
+    api, gateway, worker, engine_runner = (free_port() for _ in range(4))
     return {
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", "/tmp"),
@@ -205,6 +205,8 @@ def server_env(database_url: str, redis_url: str) -> dict[str, str]:
         "GATEWAY_HTTP_URL": f"http://127.0.0.1:{gateway}",
         "GATEWAY_WS_URL": f"ws://127.0.0.1:{gateway}/ws/executor",
         "GATEWAY_SERVICE_TOKEN": secrets.token_urlsafe(32),
+        "WORKER_HOST": "127.0.0.1",
+        "WORKER_PORT": str(worker),
         "ENGINE_RUNNER_HOST": "127.0.0.1",
         "ENGINE_RUNNER_PORT": str(engine_runner),
         "ENGINE_RUNNER_BASE_URL": f"http://127.0.0.1:{engine_runner}",
