@@ -40,6 +40,14 @@ class OfferRefused(Message, frozen=True, tag="refused"):
     reason: str
 
 
+class OfferAnswered(Message, frozen=True, tag="answered"):
+    """From the edge to whoever offered a row to create: one stands under that id already; read it."""
+
+    request_id: RequestId
+    # conflict: it is another organization's, or another payload's.
+    outcome: Literal["exists", "conflict"]
+
+
 class CancelOrder(Message, frozen=True, tag="cancel"):
     """To the edge: send `execute_cancel` to the executor that holds this request."""
 
@@ -47,15 +55,27 @@ class CancelOrder(Message, frozen=True, tag="cancel"):
     executor_id: ExecutorId
     lease_epoch: int
     reason: str
+    # The request has ended in Postgres: whatever the executor still does about it, its room is free.
+    is_over: bool = False
+
+
+class Superseded(Message, frozen=True, tag="superseded"):
+    """To every edge: a newer connection of this executor has said hello; close older ones."""
+
+    executor_id: ExecutorId
+    connection_epoch: int
+    # Of the newer connection; the same one means that the process only changed sockets.
+    instance_id: str | None = None
 
 
 class ResultReady(Message, frozen=True, tag="result"):
-    """To the process whose caller waits: the request is terminal in Postgres."""
+    """To the process whose caller waits: the request is terminal in Postgres; without `is_whole`, read it there."""
 
     request_id: RequestId
     status: Literal["succeeded", "failed", "cancelled"]
     output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    is_whole: bool = False
 
 
 class ReportCapacity(Message, frozen=True, tag="report"):
@@ -81,7 +101,17 @@ class FeedHint(Message, frozen=True, tag="feed"):
     id: int = 0
 
 
-AnyMessage = Offer | OfferRefused | CancelOrder | ResultReady | ReportCapacity | CapacityReported | FeedHint
+AnyMessage = (
+    Offer
+    | OfferRefused
+    | OfferAnswered
+    | CancelOrder
+    | Superseded
+    | ResultReady
+    | ReportCapacity
+    | CapacityReported
+    | FeedHint
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)
