@@ -91,7 +91,12 @@ class RedisCapacity:
 
     async def remove(self, executor_id: ExecutorId, org_id: OrgId | None, connection_epoch: int) -> Sequence[Next]:
         """Its connection is gone."""
-        _, handed = await self._of(org_id).remove(executor_id, connection_epoch)
+        taken_back, handed = await self._of(org_id).remove(executor_id, connection_epoch)
+        if org_id is None:
+            # Their quota half goes back too; who is offered another executor takes it again.
+            for request_id, org in taken_back:
+                _, more = await self._organization(org).release(request_id, QUOTA_ONLY, only_unconfirmed=True)
+                handed += more
         return await self._deliver(handed)
 
     async def sweep(self, org_id: OrgId | None) -> Sequence[Next]:
@@ -148,7 +153,7 @@ class RedisCapacity:
                 priority=ask.priority,
                 since_ms=ask.since_ms,
                 exclude=ask.exclude,
-                ask=msgspec.msgpack.encode(ask) if ask.pool == "managed" else b"",
+                ask=_kept(ask) if ask.pool == "managed" else b"",
             )
             earlier += handed
             if verdict.word != "UNKNOWN":
@@ -167,7 +172,7 @@ class RedisCapacity:
             priority=ask.priority,
             since_ms=ask.since_ms,
             exclude=frozenset(),
-            ask=msgspec.msgpack.encode(ask),
+            ask=_kept(ask),
         )
 
     async def _choose_managed(self, ask: Ask) -> Choice:
@@ -214,6 +219,11 @@ class RedisCapacity:
             else:
                 offers.append(turn)
         return tuple(offers)
+
+
+def _kept(ask: Ask) -> bytes:
+    """The ask as its other half will need it. Whom it avoids ends by itself and must not begin anew with it."""
+    return msgspec.msgpack.encode(msgspec.structs.replace(ask, exclude=frozenset()))
 
 
 def _next(ask: Ask, choice: Reserved | Held) -> Next:

@@ -136,10 +136,15 @@ class Partition:
         word, handed = _pair(reply)
         return _text(word[0]), _handed(handed)
 
-    async def remove(self, executor_id: ExecutorId, connection_epoch: int) -> tuple[bool, list[Handed]]:
+    async def remove(
+        self, executor_id: ExecutorId, connection_epoch: int
+    ) -> tuple[list[tuple[RequestId, OrgId]], list[Handed]]:
+        """Also answers whose offers on that connection were taken back."""
         reply = await self._connection.run(_REMOVE, self._meta, self._now(), executor_id, connection_epoch)
         word, handed = _pair(reply)
-        return _text(word[0]) == "1", _handed(handed)
+        taken_back = [_text(part) for part in word[1:]]
+        pairs = zip(taken_back[::2], taken_back[1::2], strict=True)
+        return [(RequestId(request), OrgId(org)) for request, org in pairs], _handed(handed)
 
     async def sweep(self) -> list[Handed]:
         return _handed(await self._connection.run(_SWEEP, self._meta, self._now()))

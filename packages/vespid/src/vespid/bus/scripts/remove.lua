@@ -1,4 +1,5 @@
--- now, executor, connection epoch -> { '1' removed | '0' a newer connection is known }, handed
+-- now, executor, connection epoch
+-- -> { '1' removed | '0' a newer connection is known, then request and organization of each offer taken back }, handed
 -- Confirmed requests stay on it: their leases go on, and it may come back.
 local x, key = ARGV[2], P .. 'x:' .. ARGV[2]
 local known = call('HMGET', key, 'c', 's')
@@ -13,15 +14,19 @@ call('HDEL', key, 'e', 'cap', 'r', 's', 'l', 'v', 'caps')
 call('HSET', key, 'c', ARGV[3])
 call('PEXPIRE', key, EPOCH_KEPT_MS)
 if not meta[1] then return { { '1' }, handed } end
-local queues = {}
+local queues, answer = {}, { '1' }
 handing_on(function()
   for _, request in ipairs(call('SMEMBERS', P .. 'f:' .. x)) do
     local record = find(request)
     if record[STATE] == 'u' then
       give_back(request, record)
+      answer[#answer + 1] = request
+      answer[#answer + 1] = record[ORG]
       if record[WAIT] == '1' then
         enqueue(request, record)
         queues[record[QUEUE]] = true
+      else
+        forget_ask(request, record)
       end
     end
   end
@@ -29,4 +34,4 @@ handing_on(function()
 end, 16)
 for queue in pairs(queues) do serve_queue(queue, 16) end
 expire(8)
-return { { '1' }, handed }
+return { answer, handed }
