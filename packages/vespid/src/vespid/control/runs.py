@@ -65,7 +65,7 @@ class NodeOutput(msgspec.Struct, frozen=True):
     tags=["runs"],
 )
 async def start_run(
-    workflow_id: str, data: NewRun | None, tenant: TenantContext, deps: Deps, once: Once
+    workflow_id: str, tenant: TenantContext, deps: Deps, once: Once, data: NewRun | None = None
 ) -> Response[RunAnswer]:
     """Start a published workflow."""
     workflow = row_id(workflow_id)
