@@ -135,6 +135,7 @@ def api_settings(database_url: str, redis_url: str, **others: Any) -> ApiSetting
         web_base_url=(ORIGIN,),
         auth_token_secret=secrets.token_urlsafe(32),
         internal_api_service_token=secrets.token_urlsafe(16),
+        agent_installer_enabled=True,
         secrets_kek_id="test",
         secrets_kek_base64=b64encode(secrets.token_bytes(32)).decode(),
         **{"rate_limit_failures": 1000, "shutdown_grace_ms": 2000} | others,

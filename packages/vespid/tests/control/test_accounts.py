@@ -7,8 +7,8 @@ import time
 import aiohttp
 import asyncpg
 import pytest
-
 from tests.support.control import ORIGIN, PASSWORD, Answer, Caller, Control, api_settings
+
 from vespid.control.app import ControlPlane
 
 FROM_PAGES = {"Origin": ORIGIN}

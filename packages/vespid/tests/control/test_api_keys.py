@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-
 from tests.support.control import Answer, Caller, Control
 
 

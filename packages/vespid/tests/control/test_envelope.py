@@ -3,8 +3,8 @@
 import re
 
 import pytest
-
 from tests.support.control import Caller, Control
+
 from vespid.store.pool import Database
 
 UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -4,8 +4,8 @@ import asyncio
 
 import asyncpg
 import pytest
-
 from tests.support.control import Answer, Caller, Control
+
 from vespid.control.housekeeping import Housekeeping
 
 

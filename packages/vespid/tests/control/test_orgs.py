@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-
 from tests.support.control import Caller, Control
+
 from vespid_protocol.ids import new_id
 
 

@@ -22,13 +22,13 @@ from vespid.control.body import MAX_BODY_BYTES, StrictRequest
 from vespid.control.context import provide_deps, provide_principal, provide_tenant
 from vespid.control.deps import Deps
 from vespid.control.errors import exception_handlers
-from vespid.control.feed import ControlFeed
 from vespid.control.housekeeping import Housekeeping
 from vespid.control.http_service import HttpService
 from vespid.control.idempotency import provide_once
 from vespid.control.observe import ObserveRequests
 from vespid.control.openapi import openapi_config
 from vespid.control.request_id import request_id_of, traceparent_of
+from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.plans import Plans
 from vespid.security.access_tokens import AccessTokens
 from vespid.security.envelope import Keyring

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from redis.asyncio import Redis
 
 from vespid.bus.ports import Fanout, Mail
-from vespid.control.feed import ControlFeed
+from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.plans import Plans
 from vespid.security.access_tokens import AccessTokens
 from vespid.security.envelope import Keyring

@@ -19,6 +19,7 @@ from litestar.routes import HTTPRoute
 from vespid.control.context import ORG_GUARDS, signed_in
 from vespid.control.errors import ErrorBody
 from vespid.control.principal import SESSION_COOKIE
+from vespid.control.service_token import service_caller
 
 _DESCRIPTIONS = {
     400: "The request is not valid.",
@@ -125,11 +126,15 @@ def _finish_operation(path: str, operation: dict[str, Any], handler: HTTPRouteHa
     if in_org or signed_in in guards:
         operation["security"] = [{"bearer": []}, {"session": []}]
         statuses |= {401, 403}
+    if service_caller in guards:
+        operation["security"] = [{"service": []}]
+        statuses.add(401)
     if len(_path_names(path)) > int(in_org):
         statuses.add(404)
     if handler.opt.get("idempotent"):
         parameters.append(_parameter("header", "Idempotency-Key", {"type": "string", "maxLength": 255}, required=False))
-        statuses |= {400, 409}
+        # The body is read, to compare it with that of the first request, even where the route asks for none.
+        statuses |= {400, 409, 413}
     if handler.opt.get("failures_limited"):
         statuses.add(429)
     if "requestBody" in operation:
