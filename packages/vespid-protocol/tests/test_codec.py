@@ -208,7 +208,7 @@ def test_unknown_type_is_told_apart_from_bad_shape() -> None:
         ),
         ('{"type":"ping","ts":99999999999999999999}', "ts", None, "ping"),
         ('{"type":"hello","name":"x"}', "agentVersion", None, "hello"),
-        ('{"requestId":"r"}', "type", None, None),
+        ('{"requestId":"r"}', "type", "r", None),
         ('{"type":7}', "type", None, None),
         ("[1]", "$", None, None),
         ("", "$", None, None),

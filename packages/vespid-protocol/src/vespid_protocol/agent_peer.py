@@ -144,6 +144,9 @@ class AgentPeer:
         self._open_sessions = open_sessions
         self._backoff = backoff(random)
         self._active = 0
+        # Lease epochs declined or given back on this socket: another copy of the same `execute` must not be taken after
+        # all, for the gateway may have placed it elsewhere by then.
+        self._refused: dict[str, int] = {}
         self._epoch_offset = 0
         self._last_heard = 0
         self._hello_at = 0
@@ -181,9 +184,14 @@ class AgentPeer:
         self._next_ping = now + HEARTBEAT_MS
         self._next_probe = now + STALE_MS // 3
         self._pings.clear()
+        self._refused.clear()
         unacked = self._unacked()
         for entry in unacked:
             entry.resend_at, entry.resend_ms = None, RESEND_FIRST_MS
+            # Meanwhile it may have been leased to us anew, by an `execute` that was lost with the old socket. This is
+            # our one result of it either way; without an epoch it counts as the last one granted to us, and under the
+            # old epoch it would be acknowledged, discarded and lost.
+            entry.lease_epoch = None
         answers = (fx.Answer(entry.request_id, entry.lease_epoch) for entry in unacked)
         return (fx.Send(self._own_hello()), *answers)
 
@@ -319,7 +327,7 @@ class AgentPeer:
         if entry is None or entry.stopping is not None or entry.state is not journal.State.ACCEPTED:
             return False
         if entry.lease_epoch is not None and not self.is_trusted(now):
-            self._move(entry, journal.Event.GIVE_BACK, now)
+            self._give_back(entry, now)
             return False
         self._move(entry, journal.Event.START, now)
         return True
@@ -329,8 +337,8 @@ class AgentPeer:
         entry = self.entries.get(request_id)
         if entry is None or entry.state is not journal.State.ACCEPTED:
             return _NOTHING
-        self._move(entry, journal.Event.GIVE_BACK, now)
-        return (fx.Send(_over_capacity(request_id, entry.lease_epoch)),) if self.is_open else _NOTHING
+        self._give_back(entry, now)
+        return self._decline(request_id, entry.lease_epoch)
 
     def begin_turn(self, request_id: str, now: int) -> None:
         """A session's turn runs: its end will be kept until it is acknowledged."""
@@ -416,18 +424,36 @@ class AgentPeer:
         return tuple(effects)
 
     def _accept(self, frame: Execute, now: int) -> Effects:
-        untrusted = frame.lease_epoch is not None and not self.is_trusted(now)
-        if self.draining is not None or self._active >= self.max_in_flight or untrusted:
-            return (fx.Send(_over_capacity(frame.request_id, frame.lease_epoch)),)
+        epoch = frame.lease_epoch
+        leased_badly = epoch is not None and (
+            not self.is_trusted(now) or epoch <= self._refused.get(frame.request_id, -1)
+        )
+        if self.draining is not None or self._active >= self.max_in_flight or leased_badly:
+            return self._decline(frame.request_id, epoch)
         entry = Entry(
             request_id=frame.request_id,
             state=journal.State.NONE,
-            lease_epoch=frame.lease_epoch,
+            lease_epoch=epoch,
             on_lost=frame.on_lost,
         )
         self._move(entry, journal.Event.EXECUTE, now)
-        received = ExecuteReceived(request_id=frame.request_id, lease_epoch=frame.lease_epoch)
-        return (fx.Send(received), fx.Start(frame))
+        return (fx.Send(ExecuteReceived(request_id=frame.request_id, lease_epoch=epoch)), fx.Start(frame))
+
+    def _decline(self, request_id: str, lease_epoch: int | None) -> Effects:
+        if not self.is_open:
+            return _NOTHING
+        if lease_epoch is not None:
+            self._refused[request_id] = lease_epoch
+        declined = ExecuteResult(
+            request_id=request_id, status="failed", error=Code.EXECUTOR_OVER_CAPACITY, lease_epoch=lease_epoch
+        )
+        return (fx.Send(declined),)
+
+    def _give_back(self, entry: Entry, now: int) -> None:
+        """Accepted and never started: as if it had not come, and not to be taken under this epoch any more."""
+        if entry.lease_epoch is not None:
+            self._refused[entry.request_id] = entry.lease_epoch
+        self._move(entry, journal.Event.GIVE_BACK, now)
 
     def _ack(self, frame: ExecuteAck, now: int) -> Effects:
         entry = self.entries.get(frame.request_id)
@@ -536,7 +562,7 @@ class AgentPeer:
             if entry.state not in _ACTIVE or entry.lease_epoch is None or entry.stopping is not None:
                 continue
             if entry.state is journal.State.ACCEPTED:
-                self._move(entry, journal.Event.GIVE_BACK, now)
+                self._give_back(entry, now)
             elif entry.on_lost != "wait":
                 entry.stopping = "trust_ended"
                 effects.append(fx.Stop(entry.request_id, "trust_ended"))
@@ -560,9 +586,3 @@ class AgentPeer:
         for entry in due:
             self._move(entry, journal.Event.EXPIRE, now)
             effects.append(fx.Forget(entry.request_id))
-
-
-def _over_capacity(request_id: str, lease_epoch: int | None) -> ExecuteResult:
-    return ExecuteResult(
-        request_id=request_id, status="failed", error=Code.EXECUTOR_OVER_CAPACITY, lease_epoch=lease_epoch
-    )

@@ -162,12 +162,13 @@ ROWS: tuple[LeaseRow, ...] = (
         (Guard.IS_HOLDER, Guard.NOTHING_WRITTEN),
         (Effect.UNCOUNT_PLACEMENT, Effect.RESUME_WAIT, Effect.RELEASE, Effect.CHOOSE),
     ),
+    # Nothing ran, so it was no placement.
     Row(
         Event.DECLINE,
         _LIVE,
         State.PENDING,
         (Guard.IS_HOLDER,),
-        (Effect.RESUME_WAIT, Effect.RELEASE, Effect.CHOOSE_WITHOUT),
+        (Effect.UNCOUNT_PLACEMENT, Effect.RESUME_WAIT, Effect.RELEASE, Effect.CHOOSE_WITHOUT),
     ),
     Row(Event.DECLINE, _EXISTING, None, (), (Effect.DISCARD,)),
     Row(Event.RECEIVED, (State.DISPATCHED,), State.RECEIVED, (Guard.IS_HOLDER,)),
