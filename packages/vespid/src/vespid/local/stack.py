@@ -130,15 +130,22 @@ class LocalStack:
 
     def _make_processes(self, env: Mapping[str, str]) -> list[Service]:
         from vespid.control.app import create_service
+        from vespid.dispatch.house import House
         from vespid.engine_runner.service import EngineRunnerService
-        from vespid.gateway.service import GatewayService
+        from vespid.gateway.service import GatewayService, own_address
         from vespid.worker.service import WorkerService
 
+        gateway_settings = GatewaySettings.from_env({**env, "GATEWAY_ROLE": "all"})
+        # One for all of them: what they say to each other stays in this process.
+        house = House(gateway_settings, "gateway", address=own_address(gateway_settings))
+        # Made first: the worker gives the house its cloud, and whoever is made after it finds that.
+        worker = WorkerService(WorkerSettings.from_env(env), house)
         return [
+            house,
             EngineRunnerService(EngineRunnerSettings.from_env(env)),
-            create_service(ApiSettings.from_env(env)),
-            GatewayService(GatewaySettings.from_env({**env, "GATEWAY_ROLE": "all"})),
-            WorkerService(WorkerSettings.from_env(env)),
+            create_service(ApiSettings.from_env(env), mail=house.mail, fanout=house.fanout),
+            GatewayService(gateway_settings, house),
+            worker,
         ]
 
 
