@@ -8,6 +8,7 @@ A route under `/v1/orgs/{org_id:str}` is guarded by `org_member`, `org_admin` or
 from importlib import import_module
 from typing import Any
 
+import structlog
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
@@ -17,6 +18,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from vespid.bus.connection import Connection
+from vespid.bus.fanout import RedisFanout
+from vespid.bus.mail import RedisMail
 from vespid.bus.ports import Fanout, Mail
 from vespid.control.body import MAX_BODY_BYTES, StrictRequest
 from vespid.control.context import provide_deps, provide_principal, provide_tenant
@@ -35,10 +39,13 @@ from vespid.security.envelope import Keyring
 from vespid.security.passwords import Passwords
 from vespid.security.rate_limit import FailureLimiter, RateLimit
 from vespid.security.refresh_tokens import RefreshTokens
-from vespid.service import Stack
+from vespid.service import Service, Stack
 from vespid.settings import ApiSettings
 from vespid.store.pool import Database
 from vespid.store.runs import RunCreator
+from vespid_protocol.ids import ProcessId, new_id
+
+log = structlog.get_logger("vespid.control.app")
 
 # Redis is asked for counters and whether it is there: an answer that takes longer is none.
 REDIS_TIMEOUT_S = 0.5
@@ -69,7 +76,7 @@ NOUNS = (
 
 
 def create_service(settings: ApiSettings, *, mail: Mail | None = None, fanout: Fanout | None = None) -> "ControlPlane":
-    """The control plane with neighbours of its own; the bus is whoever's that hands it in, and is started before."""
+    """The control plane; a bus that is handed in is its owner's to start, without one it has its own."""
     return ControlPlane(settings, mail=mail, fanout=fanout)
 
 
@@ -78,6 +85,13 @@ class ControlPlane:
 
     def __init__(self, settings: ApiSettings, *, mail: Mail | None = None, fanout: Fanout | None = None) -> None:
         redis = _redis(settings.redis_url) if settings.redis_url else None
+        bus: list[Service] = []
+        if mail is None and fanout is None and settings.redis_url:
+            # Nobody writes to this process, so its mail is not started: it only sends.
+            connection = Connection(settings.redis_url, name="vespid-api", log=log)
+            mail = RedisMail(connection, settings.redis_url, ProcessId(new_id()), log=log)
+            own_fanout = RedisFanout(connection, settings.redis_url, log=log)
+            bus, fanout = [connection, own_fanout], own_fanout
         database = Database(
             settings.database_url,
             max_size=settings.database_pool_size,
@@ -108,8 +122,8 @@ class ControlPlane:
             grace_s=settings.shutdown_grace_ms / 1000,
             trusted_proxies=settings.trusted_proxies,
         )
-        services = (database, self.deps.runs, self.deps.feed, Housekeeping(database), self._http)
-        self._stack = Stack([service for service in services if service is not None])
+        own = (*bus, database, self.deps.runs, self.deps.feed, Housekeeping(database), self._http)
+        self._stack = Stack([service for service in own if service is not None])
 
     @property
     def port(self) -> int:

@@ -77,12 +77,19 @@ class Partitions:
         """Somebody in this process has asked something of it."""
         self._used[partition] = asyncio.get_running_loop().time()
 
-    def warm(self, partition: Partition) -> None:
-        """It is cold: begin its life anew, once at a time."""
-        if partition not in self._warming:
+    def warm(self, partition: Partition) -> "asyncio.Task[None]":
+        """It is cold: begin its life anew, once at a time. The task is done when it is warm, or could not be warmed."""
+        task = self._warming.get(partition)
+        if task is None:
             task = asyncio.get_running_loop().create_task(self._warm(partition), name="warm-partition")
             self._warming[partition] = task
             task.add_done_callback(lambda _task: self._warming.pop(partition, None))
+        return task
+
+    async def warm_if_cold(self, partition: Partition) -> None:
+        """Begin its life now rather than with the first dispatch. Raises BusUnavailable."""
+        if await self._capacity.generation(partition) is None:
+            self.warm(partition)
 
     def reported(self, report: CapacityReported) -> None:
         """An edge has said again what it holds."""

@@ -5,6 +5,7 @@ row that is still pending in Postgres, and the sweep offers it again (`offer_pen
 and counted, never raised at whoever dispatches.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -28,6 +29,9 @@ from vespid_protocol.ids import ExecutorId, OrgId, RequestId
 log = structlog.get_logger("vespid.dispatch.scheduler")
 
 OFFERS = Counter("vespid_offers_total", "Choices made for pending executions, by what came of them", ["outcome"])
+
+# A managed request may meet two cold partitions, its organization's and the managed one.
+WARM_TRIES = 3
 
 _decode_requirement = msgspec.json.Decoder(Requirement).decode
 
@@ -129,29 +133,34 @@ class Scheduler:
             self._tasks.start(self.offer(work))
 
     async def ask(self, work: Wanted, *, wait: bool) -> Reserved | Held | Waiting | Refused | Cold:
-        """Choose an executor and reserve room on it. Raises BusUnavailable."""
+        """Choose an executor and reserve room on it. Raises BusUnavailable.
+
+        A cold partition is warmed first; `Cold` is the answer only where that did not succeed.
+        """
         self._partitions.used(work.org_id)
         if work.pool == "managed":
             self._partitions.used(None)
-        choice = await self._capacity.choose(
-            Ask(
-                request_id=work.request_id,
-                org_id=work.org_id,
-                pool=work.pool,
-                requirement=work.requirement,
-                org_quota=await self._organizations.max_in_flight(work.org_id),
-                pin=work.pin,
-                exclude=work.exclude,
-                wait=wait,
-                priority=work.priority,
-                since_ms=work.since_ms,
-            )
+        ask = Ask(
+            request_id=work.request_id,
+            org_id=work.org_id,
+            pool=work.pool,
+            requirement=work.requirement,
+            org_quota=await self._organizations.max_in_flight(work.org_id),
+            pin=work.pin,
+            exclude=work.exclude,
+            wait=wait,
+            priority=work.priority,
+            since_ms=work.since_ms,
         )
-        OFFERS.labels(type(choice).__name__.lower()).inc()
-        if choice.handed:
-            await self.forward(choice.handed)
-        if isinstance(choice, Cold):
-            self._partitions.warm(choice.org_id)
+        for _ in range(WARM_TRIES):
+            choice = await self._capacity.choose(ask)
+            OFFERS.labels(type(choice).__name__.lower()).inc()
+            if choice.handed:
+                await self.forward(choice.handed)
+            if not isinstance(choice, Cold):
+                return choice
+            # Shielded: others wait for the same warming.
+            await asyncio.shield(self._partitions.warm(choice.org_id))
         return choice
 
     async def offer(self, work: Wanted) -> None:

@@ -379,10 +379,10 @@ class Stepper:
 
 def _input_of(loaded: LoadedRun, now_ms: int) -> list[RunEvent]:
     """What has come for a run since its last step, in the order the machine is to see it."""
-    events: list[RunEvent] = []
     if loaded.cursor is None:
-        events.append(Start())
-    events += [end_event(end) for end in loaded.ends]
+        # A run that was cancelled before its first step never starts.
+        return [CancelRequested()] if loaded.cancel_requested else [Start()]
+    events: list[RunEvent] = [end_event(end) for end in loaded.ends]
     if loaded.cancel_requested:
         events.append(CancelRequested())
     events.append(TimerDue(now_ms))

@@ -35,7 +35,6 @@ MAX_WAIT_DEFAULT_MS = 600_000
 ANSWER_GRACE_MS = 15_000
 # Executors that may refuse one request before its caller is told.
 CHOICES_MAX = 4
-COLD_RETRY_S = 0.25
 
 KINDS = ("connector.action", "agent.execute", "agent.run")
 
@@ -197,22 +196,20 @@ class Dispatcher:
 
     async def _choose(self, work: Wanted) -> Reserved | Held:
         """An executor for it now. Raises the refusal that the caller is to see."""
-        while True:
-            try:
-                choice = await self._house.scheduler.ask(work, wait=False)
-            except BusError as error:
-                raise ApiError(
-                    503, "GATEWAY_UNAVAILABLE", "The gateway cannot place work now.", headers={"Retry-After": "1"}
-                ) from error
-            if isinstance(choice, (Reserved, Held)):
-                return choice
-            if isinstance(choice, Cold):
-                # Redis has just come back: its book is being rebuilt.
-                await asyncio.sleep(COLD_RETRY_S)
-                continue
-            reason = str(choice.reason) if isinstance(choice, Refused) else "ALL_FULL"
-            code, details = refusal_code(reason, pinned=work.pin is not None)
-            raise ApiError(429 if reason == "QUOTA" else 503, code, _WHY.get(reason, "No executor is free."), details)
+        not_now = ApiError(
+            503, "GATEWAY_UNAVAILABLE", "The gateway cannot place work now.", headers={"Retry-After": "1"}
+        )
+        try:
+            choice = await self._house.scheduler.ask(work, wait=False)
+        except BusError as error:
+            raise not_now from error
+        if isinstance(choice, (Reserved, Held)):
+            return choice
+        if isinstance(choice, Cold):
+            raise not_now
+        reason = str(choice.reason) if isinstance(choice, Refused) else "ALL_FULL"
+        code, details = refusal_code(reason, pinned=work.pin is not None)
+        raise ApiError(429 if reason == "QUOTA" else 503, code, _WHY.get(reason, "No executor is free."), details)
 
     async def _send(self, row: NewRow, choice: Reserved | Held, *, create: bool) -> None:
         offer = Offer(

@@ -97,6 +97,7 @@ class Registry:
                 if connection.is_over:
                     return
                 await self.report_now(connection)
+                await self._partitions.warm_if_cold(connection.org_id)
                 if not self._reporting[connection]:
                     return
         except BusError as error:

@@ -65,7 +65,7 @@ class Streams:
         if not in_flight.events:
             in_flight.first_event_seq = event.seq
         in_flight.last_event_seq = event.seq
-        payload = msgspec.to_builtins(event)
+        payload: object = msgspec.json.decode(msgspec.json.encode(event))
         if in_flight.redactor is not None:
             payload = in_flight.redactor.redact_json(payload)
         in_flight.events.append(
