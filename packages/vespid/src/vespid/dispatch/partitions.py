@@ -9,7 +9,6 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 
-import asyncpg
 import structlog
 
 from vespid.bus.channels import EDGES
@@ -19,7 +18,8 @@ from vespid.bus.messages import CapacityReported, ReportCapacity, encode
 from vespid.bus.ports import Capacity, Fanout
 from vespid.store.connections import live_gateways
 from vespid.store.executions import ExecutionStore
-from vespid.store.pool import Database, DatabaseUnavailable
+from vespid.store.failure import STORE_FAILED
+from vespid.store.pool import Database
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId, new_id
 
 log = structlog.get_logger("vespid.dispatch.partitions")
@@ -32,6 +32,8 @@ ACTIVE_S = 120.0
 REPORTS_S = 2.0
 
 _LEASE_PAGE = 1_000
+
+_FAILED: tuple[type[Exception], ...] = (BusError, *STORE_FAILED)
 
 # None: the managed partition.
 Partition = OrgId | None
@@ -106,7 +108,7 @@ class Partitions:
             as_of_ms, rows = await self._leased([partition])
             await self._forward(await self._capacity.rebuild(partition, rows[partition], as_of_ms))
             log.info("partition_warm", partition=partition or "managed", leases=len(rows[partition]))
-        except (BusError, DatabaseUnavailable, OSError, asyncpg.PostgresError) as error:
+        except _FAILED as error:
             # The next ask finds it cold again.
             log.warning("partition_stays_cold", partition=partition or "managed", error=repr(error))
 
@@ -137,7 +139,7 @@ class Partitions:
                 if now >= compare_at and self._used:
                     compare_at = now + COMPARE_S
                     await self._compare()
-            except (BusError, DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except _FAILED as error:
                 log.warning("partition_upkeep_postponed", error=repr(error))
 
     async def _compare(self) -> None:

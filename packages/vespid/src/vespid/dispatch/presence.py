@@ -5,11 +5,11 @@ import contextlib
 from collections.abc import Callable
 from typing import Literal
 
-import asyncpg
 import structlog
 
 from vespid.store.connections import end_process, renew_process
-from vespid.store.pool import Database, DatabaseUnavailable
+from vespid.store.failure import STORE_FAILED
+from vespid.store.pool import Database
 from vespid_protocol.ids import ProcessId
 
 log = structlog.get_logger("vespid.dispatch.presence")
@@ -61,7 +61,7 @@ class ProcessLease:
             await renewing
         try:
             await end_process(self._db, self._process_id, self._agent_lease_ms)
-        except (DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except STORE_FAILED as error:
             # It runs out by itself.
             log.warning("lease_not_ended", error=str(error))
 
@@ -73,7 +73,7 @@ class ProcessLease:
                     log.warning("lease_had_passed", process_id=self._process_id)
                     for tell in self._lost:
                         tell()
-            except (DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except STORE_FAILED as error:
                 log.warning("lease_not_renewed", error=str(error))
 
     async def _renew(self) -> bool:

@@ -42,6 +42,7 @@ from vespid.domain.run import (
     step,
 )
 from vespid.store.executions import CloudWork, ExecutionStore, Finish, Finished, NewRow, read_outputs
+from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.store.pool import Database
 from vespid.store.steps import LoadedRun, StepItem, StepStore, StepWritten, step_written
 from vespid_protocol.codes import Code
@@ -156,22 +157,33 @@ class Stepper:
         try:
             run = await self._of_loaded(org_id, run_id, loaded)
             decision = await self._decide(org_id, run_id, run, _input_of(loaded, self._now_ms()), loaded)
-        except Exception as error:
-            # A bug of ours must not spin: it is tried a few times, then the run fails and says so.
-            STEPS.labels("raised").inc()
-            log.exception("step_raised", run_id=run_id)
-            verdict = await self._steps.fail(org_id, run_id, loaded.version, f"{type(error).__name__}")
-            if verdict == "failed":
-                self._fanout.publish(run_channel(run_id), b"0")
-            return verdict != "conflict"
-        with self._room_unless_written(decision) as taken:
-            written = await self._steps.apply(decision.item)
-            if written is None:
-                return False
-            taken()
+        except STORE_AWAY:
+            raise
+        except Exception as error:  # noqa: BLE001 - told and counted
+            return await self._give_up(org_id, run_id, loaded, error)
+        try:
+            with self._room_unless_written(decision) as taken:
+                written = await self._steps.apply(decision.item)
+                if written is None:
+                    return False
+                taken()
+        except STORE_AWAY:
+            raise
+        except STORE_REFUSED as error:
+            # Something in it cannot be written, and would not be the next time.
+            return await self._give_up(org_id, run_id, loaded, error)
         STEPS.labels("written").inc()
         self._after(org_id, run_id, run, decision, written)
         return True
+
+    async def _give_up(self, org_id: OrgId, run_id: RunId, loaded: LoadedRun, error: Exception) -> bool:
+        """A bug of ours must not spin: the step is tried a few times, then the run fails and says so."""
+        STEPS.labels("raised").inc()
+        log.error("step_raised", run_id=run_id, exc_info=error)
+        verdict = await self._steps.fail(org_id, run_id, loaded.version, type(error).__name__)
+        if verdict == "failed":
+            self._fanout.publish(run_channel(run_id), b"0")
+        return verdict != "conflict"
 
     # --- results -------------------------------------------------------------------------------------------------
 

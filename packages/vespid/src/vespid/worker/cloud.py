@@ -7,7 +7,6 @@ the node's `onLost` decides.
 import asyncio
 from collections.abc import Mapping
 
-import asyncpg
 import msgspec
 import structlog
 from prometheus_client import Gauge
@@ -17,8 +16,7 @@ from vespid.dispatch.rows import text_or_none
 from vespid.dispatch.secrets import RequestSecrets, SecretUnavailable, resolve
 from vespid.dispatch.stepper import result_event
 from vespid.store.executions import CloudWork, Finish
-from vespid.store.group import OutcomeUnknown
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_AWAY
 from vespid.store.secrets import SecretResolver
 from vespid_protocol.codes import Code
 from vespid_protocol.ids import OrgId, ProcessId, RequestId, RunId
@@ -203,7 +201,7 @@ class Cloud:
         while True:
             try:
                 finished = await self._house.stepper.finish(org_id, run_id, event, finish)
-            except (DatabaseUnavailable, OutcomeUnknown, OSError, asyncpg.PostgresError) as error:
+            except STORE_AWAY as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 log.warning("cloud_result_postponed", request_id=work.request_id, error=repr(error))

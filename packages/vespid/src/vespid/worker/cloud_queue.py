@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 
-import asyncpg
 import structlog
 
 from vespid.bus.ports import Mail
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_FAILED
 from vespid.worker.cloud import Cloud
 
 log = structlog.get_logger("vespid.worker.cloud_queue")
@@ -37,5 +36,5 @@ class CloudQueue:
             async for _batch in wakes:
                 try:
                     await self._cloud.claim()
-                except (DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except STORE_FAILED as error:
                     log.warning("cloud_claim_postponed", error=str(error))

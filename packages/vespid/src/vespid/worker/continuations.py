@@ -6,15 +6,13 @@ Subscribed first and swept afterwards, so that what becomes due in between is fo
 import asyncio
 import contextlib
 
-import asyncpg
 import structlog
 from prometheus_client import Gauge
 
 from vespid.bus.channels import parse_run_item
 from vespid.bus.ports import Mail
 from vespid.dispatch.stepper import Stepper
-from vespid.store.group import GroupStopped, OutcomeUnknown
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_FAILED
 from vespid.store.steps import StepStore
 from vespid_protocol.ids import OrgId, RunId
 
@@ -24,15 +22,6 @@ STEPPING = Gauge("vespid_runs_stepping", "Runs that this worker steps now")
 
 # Runs waiting in this worker for one of its `concurrency` places; the rest is left to other workers and the sweep.
 BACKLOG_MAX = 1_000
-
-_STORE_ERRORS = (
-    DatabaseUnavailable,
-    OutcomeUnknown,
-    GroupStopped,
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-)
 
 
 class Continuations:
@@ -92,7 +81,7 @@ class Continuations:
     async def _sweep_quietly(self) -> None:
         try:
             await self.sweep()
-        except _STORE_ERRORS as error:
+        except STORE_FAILED as error:
             log.warning("due_runs_not_read", error=str(error))
 
     async def _work(self) -> None:
@@ -106,6 +95,6 @@ class Continuations:
             with STEPPING.track_inprogress():
                 try:
                     await self._stepper.step(org_id, run_id)
-                except _STORE_ERRORS as error:
+                except STORE_FAILED as error:
                     # It is still due.
                     log.warning("step_postponed", run_id=run_id, error=repr(error))

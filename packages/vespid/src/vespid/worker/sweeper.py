@@ -9,14 +9,12 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-import asyncpg
 import structlog
 from prometheus_client import Counter
 
 from vespid.dispatch.house import House
 from vespid.store.connections import sweep_leases, sweep_processes, trim_feed
-from vespid.store.group import GroupStopped, OutcomeUnknown
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_FAILED
 from vespid.worker.continuations import Continuations
 from vespid_protocol.ids import ExecutorId, OrgId, RequestId
 
@@ -88,14 +86,7 @@ class Sweeper:
         try:
             while await duty() >= self._most:
                 pass
-        except (
-            DatabaseUnavailable,
-            OutcomeUnknown,
-            GroupStopped,
-            OSError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-        ) as error:
+        except STORE_FAILED as error:
             log.warning("sweep_postponed", duty=name, error=repr(error))
 
     async def _sweep_executions(self) -> int:

@@ -9,13 +9,12 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
 
-import asyncpg
 import msgspec
 import structlog
 
 from vespid.bus.messages import OfferAnswered, OfferRefused, ResultReady
 from vespid.store.executions import ExecutionStore
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_FAILED
 from vespid_protocol.ids import RequestId
 
 log = structlog.get_logger("vespid.gateway.brain.waiters")
@@ -95,5 +94,5 @@ class Waiters:
             try:
                 for row in await self._executions.read_ended(old) if old else ():
                     self._tell(RequestId(row.request_id), Ended(row.state, row.output, row.error))
-            except (DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except STORE_FAILED as error:
                 log.warning("results_not_read", error=repr(error))

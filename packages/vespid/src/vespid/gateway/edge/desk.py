@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from datetime import UTC, datetime
 
-import asyncpg
 import msgspec
 import structlog
 
@@ -18,7 +17,7 @@ from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.streams import Streams
 from vespid.settings import GatewaySettings
 from vespid.store.connections import HeldLease, HelloItem, disconnect, hello, set_draining
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_AWAY
 from vespid.tasks import Tasks
 from vespid_protocol.connection import Event
 from vespid_protocol.frames import PROTOCOL_VERSION, ExecuteEvent, ExecuteResult, Hello, Welcome
@@ -28,8 +27,6 @@ from vespid_protocol.ids import ExecutorId, OrgId, RequestId
 log = structlog.get_logger("vespid.gateway.edge.desk")
 
 STRIKES_KEPT = 10_000
-
-_STORE_ERRORS = (DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class EdgeDesk:
@@ -100,7 +97,7 @@ class EdgeDesk:
     async def _register(self, connection: Connection, said: Hello, *, is_first: bool) -> None:
         try:
             leases = await hello(self._house.db, connection.executor_id, _item(connection, said))
-        except _STORE_ERRORS as error:
+        except STORE_AWAY as error:
             # Unregistered it would be a socket that gets nothing; a new one starts afresh.
             log.warning("hello_failed", executor_id=connection.executor_id, error=repr(error))
             connection.end(Event.SHUT_DOWN, "the gateway could not register this connection")
@@ -148,7 +145,7 @@ class EdgeDesk:
     async def _drain(self, connection: Connection) -> None:
         try:
             await set_draining(self._house.db, connection.executor_id, connection.connection_epoch)
-        except _STORE_ERRORS as error:
+        except STORE_AWAY as error:
             log.warning("drain_not_noted", executor_id=connection.executor_id, error=repr(error))
 
     async def _disconnect(self, connection: Connection) -> None:
@@ -156,7 +153,7 @@ class EdgeDesk:
             await disconnect(
                 self._house.db, connection.executor_id, connection.connection_epoch, self._settings.agent_lease_ms
             )
-        except _STORE_ERRORS as error:
+        except STORE_AWAY as error:
             # Its edge is this process: when its lease passes, or at its next connection, it is put right.
             log.warning("disconnect_not_noted", executor_id=connection.executor_id, error=repr(error))
 

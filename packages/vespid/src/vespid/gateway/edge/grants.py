@@ -6,7 +6,6 @@ proposes beyond it is refused here and chosen again.
 
 from uuid import UUID
 
-import asyncpg
 import msgspec
 import structlog
 from prometheus_client import Counter
@@ -23,8 +22,7 @@ from vespid.gateway.edge.registry import Registry
 from vespid.gateway.edge.results import Results
 from vespid.store.connections import HeldLease
 from vespid.store.executions import GiveBack, Grant, Granted, NotGranted
-from vespid.store.group import GroupStopped, OutcomeUnknown
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_AWAY
 from vespid.store.secrets import SecretResolver
 from vespid.tasks import Tasks
 from vespid_protocol.frames import Execute
@@ -98,7 +96,7 @@ class Grants:
                 await self._granted(connection, offer, answer)
             else:
                 await self._not_granted(offer, answer)
-        except (DatabaseUnavailable, OutcomeUnknown, GroupStopped, OSError, asyncpg.PostgresError) as error:
+        except STORE_AWAY as error:
             # Leased or not, the row knows: a lease without an `execute` is sent again at the next hello or expires.
             log.warning("grant_unsettled", request_id=offer.request_id, error=repr(error))
         finally:

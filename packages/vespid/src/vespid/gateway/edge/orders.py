@@ -1,6 +1,5 @@
 """What other processes and people tell this edge: cancels, newer connections elsewhere, reports, revokes, tags."""
 
-import asyncpg
 import msgspec
 import structlog
 
@@ -12,7 +11,7 @@ from vespid.dispatch.house import House
 from vespid.gateway.edge.desk import superseded_by
 from vespid.gateway.edge.registry import Registry
 from vespid.store.connections import FeedRow, revoke_leases
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_AWAY
 from vespid.tasks import Tasks
 from vespid_protocol.connection import Event
 from vespid_protocol.ids import ExecutorId, OrgId, RequestId
@@ -120,6 +119,6 @@ class Orders:
                     await self._house.scheduler.offer_pending([request_id])
                 elif lost.run_id is not None:
                     self._house.stepper.wake(org_id, str(lost.run_id))
-        except (DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except STORE_AWAY as error:
             # Its leases expire by the sweep.
             log.warning("revoked_leases_remain", executor_id=executor_id, error=repr(error))

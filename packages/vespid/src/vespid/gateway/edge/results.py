@@ -6,7 +6,6 @@ again, and a stale connection by silence.
 
 import asyncio
 
-import asyncpg
 import msgspec
 import structlog
 from prometheus_client import Counter
@@ -19,8 +18,7 @@ from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.inflight import InFlight
 from vespid.gateway.edge.streams import Streams
 from vespid.store.executions import Finish, Finished
-from vespid.store.group import OutcomeUnknown
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.tasks import Tasks
 from vespid_protocol.connection import Event
 from vespid_protocol.frames import ExecuteResult
@@ -120,13 +118,19 @@ class Results:
         while True:
             try:
                 return await self._house.stepper.finish(org_id, run_id, event, finish)
-            except (DatabaseUnavailable, OutcomeUnknown, OSError, asyncpg.PostgresError) as error:
+            except STORE_AWAY as error:
                 # Safe to repeat: a commit that did happen answers `duplicate`.
                 log.warning("result_postponed", request_id=finish.request, error=repr(error))
                 if connection.is_over:
                     return None
                 await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
                 attempt += 1
+            except STORE_REFUSED as error:
+                if event is None and finish.output is None:
+                    raise
+                # Nothing of what it says can be kept; that it ended is, or the agent would say it for ever.
+                log.exception("result_refused", request_id=finish.request)
+                event, finish = None, _unstorable(finish, type(error).__name__)
 
     async def _after(
         self, connection: Connection, in_flight: InFlight | None, frame: ExecuteResult, finished: Finished
@@ -162,6 +166,17 @@ class Results:
                 await self._house.mail.send(process_id, message)
             except BusError as error:
                 log.warning("reply_lost", request_id=in_flight.request_id, error=str(error))
+
+
+def _unstorable(finish: Finish, why: str) -> Finish:
+    return msgspec.structs.replace(
+        finish,
+        status="failed",
+        output=None,
+        error="NODE_EXECUTION_FAILED",
+        error_message=f"the result could not be stored ({why})",
+        tail=(),
+    )
 
 
 def _masked(finish: Finish, redactor: Redactor | None) -> Finish:

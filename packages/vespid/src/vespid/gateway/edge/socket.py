@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import random
 
-import asyncpg
 import structlog
 from aiohttp import WSMsgType, web
 
@@ -17,7 +16,7 @@ from vespid.gateway.edge.transport import Transport
 from vespid.gateway.edge.wheel import Wheel
 from vespid.settings import GatewaySettings
 from vespid.store.connections import KnownExecutor, authenticate, connect
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_AWAY
 from vespid_protocol.codes import CloseCode
 from vespid_protocol.connection import Event
 from vespid_protocol.frames import PROTOCOL_VERSION
@@ -114,7 +113,7 @@ class ExecutorSockets:
             raise refused from None
         try:
             known = await authenticate(self._house.db, parsed.sha256)
-        except (DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except STORE_AWAY as error:
             log.warning("authentication_postponed", error=repr(error))
             raise ApiError(
                 503, "GATEWAY_UNAVAILABLE", "The gateway cannot look up executors now.", headers={"Retry-After": "2"}
@@ -134,7 +133,7 @@ class ExecutorSockets:
         executor_id = ExecutorId(str(known.executor_id))
         try:
             begun = await connect(self._house.db, executor_id, self._house.process_id)
-        except (DatabaseUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except STORE_AWAY as error:
             log.warning("connection_postponed", error=repr(error))
             await socket.close(code=CloseCode.GOING_AWAY, message=b"try again")
             return None

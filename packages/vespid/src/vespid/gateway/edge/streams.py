@@ -5,7 +5,6 @@ Repeats are dropped by (request, lease epoch, seq). What has not been persisted 
 
 import asyncio
 
-import asyncpg
 import msgspec
 import structlog
 from prometheus_client import Counter
@@ -16,8 +15,7 @@ from vespid.domain.payload import cut
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.inflight import InFlight
 from vespid.store.executions import Append, EventItem
-from vespid.store.group import GroupStopped, OutcomeUnknown
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.failure import STORE_AWAY
 from vespid.tasks import Tasks
 from vespid_protocol.frames import ExecuteEvent
 from vespid_protocol.ids import RequestId
@@ -123,7 +121,7 @@ class Streams:
             REMOTE_EVENTS.labels(appended.outcome).inc(len(events))
             if appended.run_id is not None:
                 self._house.fanout.publish(run_channel(str(appended.run_id)), b"%d" % (appended.seq or 0))
-        except (DatabaseUnavailable, OutcomeUnknown, GroupStopped, OSError, asyncpg.PostgresError) as error:
+        except STORE_AWAY as error:
             # Once more with the next batch, or with the result. Where the outcome is unknown and it was committed, the
             # repeat is refused by its first seq.
             log.warning("events_postponed", request_id=in_flight.request_id, error=repr(error))
