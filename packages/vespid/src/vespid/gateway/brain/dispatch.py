@@ -296,7 +296,7 @@ def _row(body: DispatchBody, timeout_max_ms: int) -> NewRow:
         if value is not None and not is_uuid(value):
             errors[field] = ["must be a UUID"]
     if not 1 <= body.attempt_count <= 1_000_000:
-        errors["attemptCount"] = ["must be 1 or more"]
+        errors["attemptCount"] = ["must be between 1 and 1000000"]
     if not 1 <= len(body.node_id) <= 64 or ":" in body.node_id:
         errors["nodeId"] = ["must match [A-Za-z0-9_-]{1,64}"]
     timeout_ms = TIMEOUT_DEFAULT_MS if body.timeout_ms is None else body.timeout_ms
