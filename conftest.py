@@ -1,3 +1,3 @@
 """What every test of the workspace may ask for: real servers, real processes, and the account of promises."""
 
-pytest_plugins = ["tests.support.servers", "tests.support.processes", "tests.support.promises"]
+pytest_plugins = ["tests.support.servers", "tests.support.processes", "tests.support.promises", "tests.support.logs"]
