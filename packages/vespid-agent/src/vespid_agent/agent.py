@@ -144,8 +144,9 @@ class Agent:
                 self.carry((effect,))
 
     def event(self, request_id: str, event: Event) -> None:
+        self.link.look_at_clock()
         entry = self.peer.entries.get(request_id)
-        if entry is None:
+        if entry is None or entry.stopping == "trust_ended":
             return
         told = ExecuteEvent(request_id=request_id, event=event, lease_epoch=entry.lease_epoch)
         for effect in self.peer.tell(told):
@@ -192,6 +193,7 @@ class Agent:
     def _welcomed(self, effect: fx.Welcomed) -> None:
         figures = effect.frame
         self.runner.max_frame_bytes = figures.max_frame_bytes
+        self.link.retime()
         self._log.info(
             "welcomed", executor_id=figures.executor_id, tags=list(figures.tags), max_in_flight=self.peer.max_in_flight
         )
@@ -212,8 +214,8 @@ class Agent:
         if entry.state is EntryState.ABANDONED:
             self.journal.revive(request_id, kept.lease_epoch or 0)
         frame = entry.result
-        if (kept.lease_epoch or 0) != entry.lease_epoch:
-            result = msgspec.json.decode(frame, type=ExecuteResult)
+        result = msgspec.json.decode(frame, type=ExecuteResult)
+        if result.lease_epoch != kept.lease_epoch:
             frame = codec.encode(msgspec.structs.replace(result, lease_epoch=kept.lease_epoch))
         if len(frame) > self.peer.max_frame_bytes:
             frame = await self._replaced(entry, len(frame))

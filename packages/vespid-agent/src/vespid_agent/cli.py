@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -208,7 +209,8 @@ def _run(identity: AgentConfig, settings: AgentSettings, path: Path) -> NoReturn
     configure(settings.log_level)
     journal = state_path(path, identity.executor_id)
     try:
-        asyncio.run(run_agent(identity, settings, journal, lock_path(path, identity.executor_id), os.environ))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run_agent(identity, settings, journal, lock_path(path, identity.executor_id), os.environ))
     except Refused as refused:
         _fail(ExitCode.REFUSED, str(refused))
     except NetworkMisconfigured as error:
@@ -216,6 +218,15 @@ def _run(identity: AgentConfig, settings: AgentSettings, path: Path) -> NoReturn
     except (JournalError, IdentityTaken) as error:
         _fail(ExitCode.IDENTITY, str(error))
     sys.exit(ExitCode.STOPPED)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed (the extra `fast`): small requests cost less CPU with it."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _settings() -> AgentSettings:

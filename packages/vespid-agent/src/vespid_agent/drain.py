@@ -31,7 +31,8 @@ async def stop_work(agent: Agent, log: Logger) -> None:
     log.warning("stopping_work", in_flight=len(agent.runner))
     agent.runner.stop_all("drained")
     try:
-        await asyncio.wait_for(agent.runner.idle(), STOP_WAIT_S)
+        async with asyncio.timeout(STOP_WAIT_S):
+            await agent.runner.idle()
     except TimeoutError:
         log.error("work_did_not_stop", in_flight=len(agent.runner))
 

@@ -9,6 +9,7 @@ The gateway may ask for a move (`reconnect`): then the next socket is opened whi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -76,6 +77,7 @@ class Link:
         # Set when a probe or a close is wanted.
         self._wanted = asyncio.Event()
         self._moves = asyncio.Event()
+        self._retimed = asyncio.Event()
         self._move_after_ms = 0
         self._successor: Socket | None = None
 
@@ -133,7 +135,14 @@ class Link:
             now = self._monotonic_ms()
             self._carry(self._peer.tick(now))
             due_s = (self._peer.next_due - now) / 1000
-            await asyncio.sleep(min(max(due_s, TICK_MIN_S), TICK_S))
+            self._retimed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(max(due_s, TICK_MIN_S), TICK_S)):
+                    await self._retimed.wait()
+
+    def retime(self) -> None:
+        """The gateway's figures have changed what is due next."""
+        self._retimed.set()
 
     # --- sockets -----------------------------------------------------------------------------------------------------
 

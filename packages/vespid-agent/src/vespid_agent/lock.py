@@ -20,6 +20,8 @@ class IdentityLock:
 
     def take(self) -> None:
         """Raises IdentityTaken, naming the process that has it."""
+        # A managed agent has no config file whose folder would be there already.
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not _try_lock(descriptor):
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -50,6 +50,7 @@ async def run_agent(
     environment: Mapping[str, str],
     *,
     monotonic_ms: MonotonicMs = suspend_aware_ms,
+    jitter: Callable[[], float] = random.random,
 ) -> None:
     """Until stopped by a signal. Raises Refused, JournalError, IdentityTaken, NetworkMisconfigured."""
     log = get_logger("agent")
@@ -72,7 +73,7 @@ async def run_agent(
                 try:
                     shell = ShellWork(settings, backends, environment)
                     kinds = Kinds(shell, ActionWork(connectors, http, _base_urls(environment)))
-                    agent = assemble(config, settings, journal, kinds, connectors, session, monotonic_ms, log)
+                    agent = assemble(config, settings, journal, kinds, connectors, session, monotonic_ms, jitter, log)
                     await _live(agent, settings.drain_ms, stop, hurry, log)
                 finally:
                     await http.stop()
@@ -90,6 +91,7 @@ def assemble(
     connectors: Registry,
     session: aiohttp.ClientSession,
     monotonic_ms: MonotonicMs,
+    jitter: Callable[[], float],
     log: Logger,
 ) -> Agent:
     """An agent, ready to connect."""
@@ -102,7 +104,7 @@ def assemble(
     )
     now, wall = monotonic_ms(), epoch_ms()
     kept = [_remembered(entry, now, wall) for entry in (*journal.unacknowledged, *journal.abandoned)]
-    peer = AgentPeer(identity, kept, random=random.random)
+    peer = AgentPeer(identity, kept, random=jitter)
     return Agent(
         journal,
         lambda agent: Runner(kinds, journal, agent, log, monotonic_ms, peer.max_frame_bytes),

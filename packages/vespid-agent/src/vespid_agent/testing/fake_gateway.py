@@ -64,6 +64,8 @@ class Connection:
         # What could not be decoded.
         self.garbage: list[bytes] = []
         self.closed = False
+        # As the agent sent it; None while open, or when the connection broke without one.
+        self.close_code: int | None = None
         self._ws = ws
 
     def of(self, kind: type[_FrameT], request_id: str | None = None) -> list[_FrameT]:
@@ -235,6 +237,7 @@ class FakeGateway:
             await self._listen(connection, ws)
         finally:
             connection.closed = True
+            connection.close_code = ws.close_code
             self._changed.set()
         return ws
 

@@ -18,7 +18,6 @@ from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import EXECUTOR_ID, TOKEN, FakeGateway
 
 
-
 def identity(gateway: FakeGateway) -> AgentConfig:
     """The identity that the fake gateway knows."""
     return AgentConfig(
@@ -31,7 +30,7 @@ def identity(gateway: FakeGateway) -> AgentConfig:
 
 
 class InProcessAgent:
-    """`run_agent` as a task. Its files are below `home`."""
+    """`run_agent` as a task that reconnects without delay. Its files are below `home`."""
 
     def __init__(self, gateway: FakeGateway, home: Path, settings: AgentSettings | None = None) -> None:
         self.gateway = gateway
@@ -42,7 +41,8 @@ class InProcessAgent:
 
     async def start(self) -> None:
         settings = msgspec.structs.replace(self._settings, workdir_root=self.home / "work")
-        run = run_agent(identity(self.gateway), settings, self.journal, self.journal.with_suffix(".lock"), {})
+        lock = self.journal.with_suffix(".lock")
+        run = run_agent(identity(self.gateway), settings, self.journal, lock, {}, jitter=lambda: 0.0)
         self._task = asyncio.create_task(run, name="agent under test")
 
     async def stop(self) -> None:
