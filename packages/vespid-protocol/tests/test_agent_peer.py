@@ -206,6 +206,20 @@ def test_declined_execute_is_not_taken_when_its_copy_comes() -> None:
     assert any(isinstance(effect, fx.Start) for effect in peer.receive(execute("c", epoch=2), 0))
 
 
+@pytest.mark.promise("P2")
+def test_work_given_back_is_not_taken_when_its_copy_comes() -> None:
+    peer = welcomed()
+    (ping,) = sent(peer.tick(10_000))
+    assert isinstance(ping, f.Ping)
+    peer.receive(execute(), 10_000)
+    peer.tick(40_000)
+    # The answer comes late and renews trust, and then a copy of what was given back.
+    peer.receive(f.Pong(ts=ping.ts, server_time=""), 41_000)
+    assert peer.is_trusted(41_000)
+    assert not any(isinstance(effect, fx.Start) for effect in peer.receive(execute(), 41_000))
+    assert any(isinstance(effect, fx.Start) for effect in peer.receive(execute(epoch=2), 41_000))
+
+
 def test_draining_agent_declines_and_keeps_its_heartbeat() -> None:
     peer = welcomed()
     assert sent(peer.drain("SIGTERM", 30_000)) == [f.Draining(reason="SIGTERM", deadline_ms=30_000)]

@@ -177,7 +177,7 @@ class ExecuteEvent(Frame, frozen=True, kw_only=True, tag="execute_event"):
 
 
 class ExecuteResult(Frame, frozen=True, kw_only=True, tag="execute_result"):
-    """How it ended. Resent until `execute_ack`. `error` is a code of `codes.py`; `error_message` is for people."""
+    """How it ended. Resent until `execute_ack`. `error` is an error code; `errorMessage` beside it is for people."""
 
     request_id: Id
     status: Literal["succeeded", "failed"]
@@ -218,7 +218,7 @@ class TurnEvent(Frame, frozen=True, kw_only=True, tag="turn_event"):
 
 
 class TurnFinal(Frame, frozen=True, kw_only=True, tag="turn_final"):
-    """The answer. v2: `payload.memory` (see `TurnPayload`) carries what the turn changed in memory."""
+    """The answer. v2: `payload.memory` carries what the turn changed in memory (`TurnPayload`)."""
 
     request_id: Id
     session_id: Id
@@ -437,7 +437,9 @@ GatewayFrame: TypeAlias = (
 
 # Frames that a base peer does not know.
 V2_FRAMES: frozenset[type[Frame]] = frozenset({Draining, TurnEvent, Welcome, ExecuteCancel, Reconnect, ErrorFrame})
-_V2_FIELDS: dict[type[Frame], dict[str, object]] = {
+# Fields that a base peer does not know, with the value that leaves them out.
+V2_FIELDS: dict[type[Frame], dict[str, object]] = {
+    Hello: dict.fromkeys(("protocol", "instance_id", "journal_id", "in_flight", "unacked", "open_sessions")),
     Execute: {"lease_epoch": None, "timeout_ms": None, "on_lost": None, "secrets": None, "traceparent": None},
     SessionOpen: {"generation": None, "memory": None, "more": None},
     SessionTurn: {"prior": UNSET},
@@ -449,7 +451,7 @@ def base_form(frame: GatewayFrame) -> GatewayFrame | None:
     """What a base peer may see of `frame`: without its v2 fields; None where a base peer does not know the frame."""
     if type(frame) in V2_FRAMES:
         return None
-    later = _V2_FIELDS.get(type(frame))
+    later = V2_FIELDS.get(type(frame))
     return msgspec.structs.replace(frame, **later) if later else frame
 
 
