@@ -29,6 +29,7 @@ from vespid.control.errors import exception_handlers
 from vespid.control.housekeeping import Housekeeping
 from vespid.control.http_service import HttpService
 from vespid.control.idempotency import provide_once
+from vespid.control.methods import allow_header
 from vespid.control.observe import ObserveRequests
 from vespid.control.openapi import openapi_config
 from vespid.control.request_id import request_id_of, traceparent_of
@@ -158,7 +159,7 @@ def create_app(deps: Deps) -> Litestar:
         exception_handlers=dict(exception_handlers()),
         request_class=StrictRequest,
         request_max_body_size=MAX_BODY_BYTES,
-        before_send=[_name_the_request],
+        before_send=[_finish_headers],
         middleware=[ObserveRequests()],
         cors_config=CORSConfig(
             allow_origins=sorted(deps.settings.allowed_origins),
@@ -202,11 +203,14 @@ def _redis(url: str) -> Redis:
     )
 
 
-async def _name_the_request(message: Message, scope: Scope) -> None:
-    """Put the request's id, and the trace it belongs to, on every answer, errors included."""
+async def _finish_headers(message: Message, scope: Scope) -> None:
+    """Put the request's id, and the trace it belongs to, on every answer, errors included; mend `Allow`."""
     if message["type"] != "http.response.start":
         return
     headers = list(message["headers"])
+    if scope.get("method") == "OPTIONS" and any(name == b"allow" for name, _ in headers):
+        headers = [(name, value) for name, value in headers if name != b"allow"]
+        headers.append((b"allow", allow_header(scope["litestar_app"], scope["path"]).encode()))
     headers.append((b"x-request-id", request_id_of(scope).encode()))
     traceparent = traceparent_of(scope)
     if traceparent is not None:

@@ -9,6 +9,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
+from vespid.control.methods import allow_header
 from vespid.control.request_id import request_id_of
 from vespid.errors import ApiError, unavailable
 from vespid.store.pool import DatabaseUnavailable
@@ -70,7 +71,7 @@ def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException)
     details = {"fieldErrors": _field_errors(error)} if isinstance(error, ValidationException) else None
     allow = (error.headers or {}).get("Allow") or (error.headers or {}).get("allow")
     if status == 405:
-        allow = ", ".join(sorted(_methods_of(request)))
+        allow = allow_header(request.app, request.scope["path"])
     return _respond(
         ApiError(
             status,
@@ -120,22 +121,3 @@ def _field_errors(error: ValidationException) -> dict[str, list[str]]:
     for entry in error.extra if isinstance(error.extra, list) else []:
         fields.setdefault(str(entry.get("key", "request")), []).append(str(entry.get("message", "Not valid.")))
     return fields
-
-
-def _methods_of(request: Request[Any, Any, Any]) -> set[str]:
-    """The methods that the path does answer to."""
-    path = request.scope["path"]
-    methods: set[str] = set()
-    for route in request.app.routes:
-        pattern = getattr(route, "path_components", None)
-        parts = [part for part in path.split("/") if part]
-        if (
-            pattern is not None
-            and len(pattern) == len(parts)
-            and all(
-                not isinstance(component, str) or component == part
-                for component, part in zip(pattern, parts, strict=True)
-            )
-        ):
-            methods.update(getattr(route, "methods", ()))
-    return methods

@@ -29,6 +29,7 @@ _REASONS: Final = {
     "vespid_x_create_executions": "rows of requests that no run made",
     "vespid_x_read_execution": "a request by its id, for the organization that asks",
     "vespid_x_read_pending": "what waits to be offered",
+    "vespid_x_read_ended": "which of these requests are terminal",
     "vespid_x_grant_executions": "leases to executors",
     "vespid_x_return_executions": "leases given back: declined or unsent",
     "vespid_x_refuse_execution": "the end of a wait that cannot be served",
