@@ -148,6 +148,10 @@ class Processes:
             await process.is_ready()
         return process
 
+    def running(self, name: str) -> list[RunningProcess]:
+        """Processes of that name that have not ended."""
+        return [process for process in self._started if process.name == name and process.returncode is None]
+
     async def start_agent(
         self, *args: str, home: Path | None = None, name: str = "agent", **env: str
     ) -> RunningProcess:
