@@ -10,6 +10,7 @@ import pytest
 from tests.support.control import Answer, Caller, Control, api_settings
 
 from vespid.control.app import ControlPlane
+from vespid.settings import ApiSettings
 from vespid.store.connections import authenticate
 from vespid.store.pool import Database
 from vespid_protocol.ids import hash_token
@@ -143,19 +144,22 @@ async def test_no_organization_sees_a_managed_executor(control: Control, owner: 
     assert (answer.status, answer.code) == (404, "AGENT_NOT_FOUND")
 
 
-async def test_downloads_are_offered_where_they_are_enabled(
-    control: Control, database_url: str, redis_url: str
-) -> None:
-    off = await control.anonymous().get("/v1/meta/agent-installer")
-    assert (off.status, off.code) == (503, "AGENT_INSTALLER_UNAVAILABLE")
-    settings = msgspec.structs.replace(api_settings(database_url, redis_url), agent_installer_enabled=True)
+async def ask_for_downloads(settings: ApiSettings) -> Answer:
+    """What a control plane with these settings offers."""
     plane = ControlPlane(settings)
     await plane.start()
     try:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{plane.port}") as http:
-            answer = await Control(plane, http).anonymous().get("/v1/meta/agent-installer")
+            return await Control(plane, http).anonymous().get("/v1/meta/agent-installer")
     finally:
         await plane.stop()
+
+
+async def test_downloads_are_offered_only_where_they_are_enabled(database_url: str, redis_url: str) -> None:
+    settings = api_settings(database_url, redis_url)
+    off = await ask_for_downloads(msgspec.structs.replace(settings, agent_installer_enabled=False))
+    assert (off.status, off.code) == (503, "AGENT_INSTALLER_UNAVAILABLE")
+    answer = await ask_for_downloads(msgspec.structs.replace(settings, agent_installer_enabled=True))
     assert answer.status == 200
     assert set(answer.body) == {"provider", "repository", "channel", "docsUrl", "artifacts", "checksumsUrl"}
     artifacts = {artifact["platformId"]: artifact for artifact in answer.body["artifacts"]}

@@ -253,6 +253,8 @@ async def test_a_value_is_in_no_dump_no_log_and_no_answer(
     path = f"/v1/orgs/{{org}}/secrets/{made.body['secret']['id']}"
     answers = [
         made,
+        # One that stays as it was created, beside the one that is replaced below.
+        await owner.post("/v1/orgs/{org}/secrets", NEW | {"name": "kept"}),
         await owner.post("/v1/orgs/{org}/secrets", NEW, headers=key),
         await owner.post("/v1/orgs/{org}/secrets", NEW),
         await owner.post("/v1/orgs/{org}/secrets", NEW | {"name": 3}),
