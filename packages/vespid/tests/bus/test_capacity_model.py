@@ -64,7 +64,7 @@ class Book(RuleBasedStateMachine):
 
     url = ""
     pool: Pool = "byon"
-    orgs = (OrgId("a"),)
+    orgs: tuple[OrgId, ...] = (OrgId("a"),)
 
     def __init__(self) -> None:
         super().__init__()
@@ -392,7 +392,7 @@ class ManagedBook(Book):
 @pytest.mark.parametrize("machine", [Book, ManagedBook])
 def test_random_lives_agree_with_the_account(machine: type[Book], redis_url: str) -> None:
     here = type(machine.__name__, (machine,), {"url": redis_url})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         here,
         settings=settings(
             max_examples=60,
