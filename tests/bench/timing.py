@@ -1,0 +1,38 @@
+"""Timing of many calls: one at a time, or so many at once."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+Call = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What many calls took."""
+
+    p50_ms: float
+    p99_ms: float
+    per_s: float
+
+
+async def timed(call: Call, *, at_once: int, count: int, warm_up: int = 50) -> Timing:
+    """Make `count` calls, `at_once` in flight."""
+    for _ in range(warm_up):
+        await call()
+    took: list[float] = []
+    left = count
+
+    async def caller() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            begun = time.perf_counter()
+            await call()
+            took.append((time.perf_counter() - begun) * 1000)
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(at_once)))
+    return Timing(median(took), quantiles(took, n=100)[98], count / (time.perf_counter() - begun))
