@@ -971,7 +971,7 @@ begin
         workflow_id := held.workflow_id; node_id := held.node_id; node_type := held.node_type; attempt := held.attempt; kind := held.kind;
         requested_by_user_id := held.requested_by_user_id; payload := null; secret_refs := null; timeout_ms := held.timeout_ms;
         remaining_ms := held.remaining_ms; on_lost := held.on_lost; last_event_seq := held.last_event_seq;
-        if held.announced then
+        if held.announced and held.state <> 'dispatched' then
             action := 'waits';
         elsif held.state = 'cancelling' then
             action := 'cancelling';
@@ -985,7 +985,8 @@ begin
             end if;
         elsif base_only then
             action := 'continues';  -- it cannot list; its own silence or its result decides
-        elsif same_journal and held.state = 'dispatched' then
+        elsif held.state = 'dispatched' and (same_journal or held.announced) then
+            -- It has not got it under this lease; one that has a result of it already answers from its journal.
             action := 'resend';
             payload := held.payload; secret_refs := held.secret_refs;
         else
