@@ -7,11 +7,10 @@ import os
 import signal
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from vespid_agent.testing.fake_gateway import FakeGateway
-from vespid_agent.testing.payloads import echo, shell
+from vespid_agent.testing.payloads import decoded, echo, shell
 from vespid_agent.testing.running import AgentProcess
 from vespid_protocol import frames as f
 
@@ -94,7 +93,7 @@ async def test_killed_before_its_result_is_acknowledged_it_sends_it_after_the_re
     await process.start()
     gateway.faults.never_ack = False
     again = await gateway.result(request, count=2)
-    assert msgspec.json.decode(again.output)["stdout"] == "precious\n"
+    assert decoded(again.output)["stdout"] == "precious\n"
     await gateway.run("agent.run", echo("behind the ack"))
     await process.kill()
     await process.start()
@@ -115,7 +114,7 @@ async def test_killed_with_a_result_that_never_left_it_sends_it_after_the_restar
     await process.kill()
     gateway.faults.drop_on = set()
     await process.start()
-    assert msgspec.json.decode((await gateway.result(request)).output)["text"] == "precious"
+    assert decoded((await gateway.result(request)).output)["text"] == "precious"
 
 
 @pytest.mark.promise("P2")

@@ -11,15 +11,13 @@ from aiohttp import web
 from vespid_agent.journal import Journal, JournalError, Outcome
 from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import RUN_ID, FakeGateway
-from vespid_agent.testing.payloads import action, echo, presence, shell
+from vespid_agent.testing.payloads import action, decoded, echo, presence, shell
 from vespid_agent.testing.running import InProcessAgent
 from vespid_protocol import frames as f
 
 
 def output(result: f.ExecuteResult) -> dict[str, object]:
-    value = msgspec.json.decode(result.output, type=dict[str, object])
-    assert isinstance(value, dict)
-    return value
+    return decoded(result.output)
 
 
 def waits_for(path: Path) -> str:
@@ -66,11 +64,11 @@ async def test_output_is_streamed_while_the_task_runs(
     await gateway.until(lambda: bool(link.of(f.ExecuteEvent, request)))
     event = link.of(f.ExecuteEvent, request)[0].event
     assert (event.kind, event.level) == ("stdout", "info")
-    assert msgspec.json.decode(event.payload) == {"text": "early\n", "offset": 0}
+    assert decoded(event.payload) == {"text": "early\n", "offset": 0}
     assert request not in gateway.results
     go.touch()
     await gateway.result(request)
-    texts = [msgspec.json.decode(frame.event.payload)["text"] for frame in link.of(f.ExecuteEvent, request)]
+    texts = [str(decoded(frame.event.payload)["text"]) for frame in link.of(f.ExecuteEvent, request)]
     assert "".join(texts) == "early\nlate\n"
 
 

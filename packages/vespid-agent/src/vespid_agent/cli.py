@@ -217,6 +217,8 @@ def _run(identity: AgentConfig, settings: AgentSettings, path: Path) -> NoReturn
         _fail(ExitCode.USAGE, str(error))
     except (JournalError, IdentityTaken) as error:
         _fail(ExitCode.IDENTITY, str(error))
+    except OSError as error:
+        _fail(ExitCode.IDENTITY, f"{journal.parent} cannot be used: {error}")
     sys.exit(ExitCode.STOPPED)
 
 

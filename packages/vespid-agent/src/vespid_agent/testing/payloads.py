@@ -1,6 +1,8 @@
-"""Payloads of `execute` as the server would make them."""
+"""Payloads of `execute` as the server would make them, and what comes back."""
 
 from __future__ import annotations
+
+import msgspec
 
 from vespid_agent.testing.fake_gateway import RUN_ID
 
@@ -27,3 +29,9 @@ def presence() -> dict[str, object]:
 def action(connector_id: str, action_id: str, value: object) -> dict[str, object]:
     """`connector.action`."""
     return {"connectorId": connector_id, "actionId": action_id, "input": value}
+
+
+def decoded(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, object]:
+    """A JSON object that a frame carried."""
+    assert isinstance(raw, msgspec.Raw)
+    return msgspec.json.decode(raw, type=dict[str, object])
