@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -90,6 +91,17 @@ async def running(service: Service) -> AsyncIterator[None]:
         await service.stop()
 
 
+def settle_memory() -> None:
+    """Take what start-up made out of the collector's sight, and let it look less often.
+
+    Modules, settings and routes live as long as the process. What a request makes is freed by its reference count; a
+    collector that looks every 700 objects through all of the rest was seen to stop the loop for over 50 ms under load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 async def serve_until_signalled(service: Service, *, on_ready: str = "") -> int:
     """Run a service until SIGTERM or SIGINT and answer the exit status.
 
@@ -118,6 +130,7 @@ async def serve_until_signalled(service: Service, *, on_ready: str = "") -> int:
             elif (error := starting.exception()) is not None:
                 raise error
             else:
+                settle_memory()
                 if on_ready:
                     log.info(on_ready)
                 await asked

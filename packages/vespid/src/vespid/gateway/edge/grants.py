@@ -4,6 +4,7 @@ The lease is committed before the first byte is sent. This edge is the last gate
 proposes beyond it is refused here and chosen again.
 """
 
+import asyncio
 from uuid import UUID
 
 import msgspec
@@ -32,6 +33,9 @@ from vespid_runtime.redaction import Redactor
 
 log = structlog.get_logger("vespid.gateway.edge.grants")
 
+# Well before an unconfirmed reservation expires (bus.choice.UNCONFIRMED_MS).
+CONFIRM_AFTER_S = 1.0
+
 GRANTS = Counter("vespid_grants_total", "Offers taken up by this edge, by what came of them", ["outcome"])
 
 
@@ -55,6 +59,9 @@ class Grants:
         self._tasks = tasks
         # Grants under way per connection, so that the capacity counts them.
         self._granting: dict[Connection, int] = {}
+        # Leases whose reservation is not confirmed yet, and what confirms those that are still out by then.
+        self._unconfirmed: list[tuple[Connection, InFlight]] = []
+        self._confirming: asyncio.TimerHandle | None = None
 
     def offered(self, offer: Offer) -> None:
         """An offer came in."""
@@ -131,7 +138,7 @@ class Grants:
             on_lost=granted.on_lost,
         )
         await self._send(connection, in_flight, frame, granted.secret_refs)
-        await self._confirm(connection, in_flight)
+        self._confirm_later(connection, in_flight)
 
     async def _send(
         self, connection: Connection, in_flight: InFlight, frame: Execute, stored_refs: bytes | None
@@ -161,6 +168,19 @@ class Grants:
         if handed is not None:
             return handed
         return await resolve(self._resolver, in_flight.org_id, stored_refs)
+
+    def _confirm_later(self, connection: Connection, in_flight: InFlight) -> None:
+        """Most work is over before its reservation would expire, and its release says all that there is to say."""
+        self._unconfirmed.append((connection, in_flight))
+        if self._confirming is None:
+            self._confirming = asyncio.get_running_loop().call_later(CONFIRM_AFTER_S, self._confirm_due)
+
+    def _confirm_due(self) -> None:
+        self._confirming = None
+        due, self._unconfirmed = self._unconfirmed, []
+        for connection, in_flight in due:
+            if connection.in_flight.get(in_flight.request_id) is in_flight:
+                self._tasks.start(self._confirm(connection, in_flight))
 
     async def _confirm(self, connection: Connection, in_flight: InFlight) -> None:
         try:

@@ -37,6 +37,7 @@ drop function vespid_i_lose_lease;
 drop function vespid_i_conclude;
 drop function vespid_i_write_step;
 drop function vespid_i_insert_execution;
+drop function vespid_i_tags;
 drop function vespid_i_append_events;
 drop function vespid_i_make_due;
 drop function vespid_i_time;

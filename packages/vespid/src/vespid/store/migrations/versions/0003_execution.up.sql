@@ -229,28 +229,39 @@ returns void language sql as $$
          with ordinality as e (t, l, n, nt, m, p, a, ord)
 $$;
 
--- One execution row from JSON (vespid.store.executions.NewRow). With `holder`, a server process, it is leased at once.
-create function vespid_i_insert_execution(org uuid, item jsonb) returns boolean
+create function vespid_i_tags(tags jsonb) returns text[]
+language plpgsql immutable parallel safe as $$
+begin
+    if tags is null or tags = '[]' then
+        return '{}';  -- as good as always
+    end if;
+    return (select array_agg(tag) from jsonb_array_elements_text(tags) tag);
+end $$;
+
+-- One execution row from JSON (vespid.store.executions.NewRow). It is leased at once to the executor that is given, or
+-- to the server process that the row names as `holder`.
+create function vespid_i_insert_execution(org uuid, item jsonb, executor uuid default null) returns boolean
 language plpgsql as $$
 declare
     holder uuid := (item->>'holder')::uuid;
     timeout int := (item->>'timeoutMs')::int;
+    is_leased boolean := holder is not null or executor is not null;
 begin
     insert into executions (request_id, organization_id, run_id, workflow_id, node_id, node_type, attempt, kind, placement, state,
                             requested_by_user_id, payload, payload_sha256, secret_refs, pool, required_tags, requirement, selector, signature,
                             pin_executor_id, priority, on_unavailable, timeout_ms, on_lost,
-                            holder_process, lease_epoch, placements, granted_at, act_by, sweep_at)
+                            executor_id, holder_process, lease_epoch, placements, granted_at, act_by, sweep_at)
     values (item->>'requestId', org, (item->>'runId')::uuid, (item->>'workflowId')::uuid, item->>'nodeId', item->>'nodeType',
             (item->>'attempt')::int, item->>'kind', item->>'placement',
-            case when holder is null then 'pending' else 'dispatched' end,
+            case when is_leased then 'dispatched' else 'pending' end,
             (item->>'userId')::uuid, item->'payload', decode(item->>'payloadSha256', 'hex'), nullif(item->'secretRefs', 'null'::jsonb),
             coalesce(item->>'pool', 'byon'),
-            coalesce((select array_agg(tag) from jsonb_array_elements_text(item->'requiredTags') tag), '{}'),
+            vespid_i_tags(item->'requiredTags'),
             nullif(item->'requirement', 'null'::jsonb), nullif(item->'selector', 'null'::jsonb), item->>'signature', (item->>'pinExecutorId')::uuid,
             coalesce((item->>'priority')::int, 0), coalesce(item->>'onUnavailable', 'wait'), timeout, coalesce(item->>'onLost', 'fail'),
-            holder, case when holder is null then 0 else 1 end, case when holder is null then 0 else 1 end,
-            case when holder is null then null else now() end,
-            now() + case when holder is null then coalesce((item->>'maxWaitMs')::bigint, 600000) else timeout + 5000 end * interval '1 ms',
+            executor, holder, case when is_leased then 1 else 0 end, case when is_leased then 1 else 0 end,
+            case when is_leased then now() end,
+            now() + case when is_leased then timeout + 5000 else coalesce((item->>'maxWaitMs')::bigint, 600000) end * interval '1 ms',
             now() + interval '5 s')
     on conflict (request_id) do nothing;
     return found;
@@ -541,14 +552,13 @@ declare
     request text;
     host record;
     stored record;
-    created boolean;
+    fresh jsonb;
 begin
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
         ord := i;
         item := items[ord];
         request := item->>'request';
         outcome := null; lease_epoch := null; state := null; output := null; error := null; error_message := null;
-        created := false;
         select x.organization_id, x.tags into host from executors x
         where x.id = (item->>'executor')::uuid and x.connection_epoch = (item->>'connectionEpoch')::bigint
           and x.edge_id = (item->>'edge')::uuid and x.lost_at is null and x.revoked_at is null
@@ -558,22 +568,39 @@ begin
             return next;
             continue;
         end if;
-        if item->'create' is not null then
-            created := vespid_i_insert_execution((item->'create'->>'org')::uuid, item->'create');
-            if not created then
-                select e.organization_id, e.payload_sha256, e.state, e.output, e.error, e.error_message into stored
-                from executions e where e.request_id = request;
-                if stored.organization_id is distinct from (item->'create'->>'org')::uuid
-                   or stored.payload_sha256 is distinct from decode(item->'create'->>'payloadSha256', 'hex') then
-                    outcome := 'conflict';
-                elsif stored.state <> 'pending' then
-                    outcome := 'exists';
-                    state := stored.state; output := stored.output; error := stored.error; error_message := stored.error_message;
-                end if;
-                if outcome is not null then
-                    return next;
-                    continue;
-                end if;
+        fresh := item->'create';
+        if fresh is not null then
+            organization_id := (fresh->>'org')::uuid;
+            if organization_id is distinct from coalesce(host.organization_id, organization_id)
+               or (coalesce(fresh->>'pool', 'byon') = 'managed') <> (host.organization_id is null)
+               or not host.tags @> vespid_i_tags(fresh->'requiredTags')
+               or coalesce((fresh->>'pinExecutorId')::uuid, (item->>'executor')::uuid) <> (item->>'executor')::uuid then
+                outcome := 'refused';  -- a refusal leaves no row
+                return next;
+                continue;
+            end if;
+            if vespid_i_insert_execution(organization_id, fresh, (item->>'executor')::uuid) then
+                outcome := 'granted'; state := 'dispatched'; lease_epoch := 1;
+                run_id := (fresh->>'runId')::uuid; workflow_id := (fresh->>'workflowId')::uuid;
+                node_id := fresh->>'nodeId'; node_type := fresh->>'nodeType'; attempt := (fresh->>'attempt')::int;
+                kind := fresh->>'kind'; requested_by_user_id := (fresh->>'userId')::uuid; payload := fresh->'payload';
+                secret_refs := nullif(fresh->'secretRefs', 'null'::jsonb); timeout_ms := (fresh->>'timeoutMs')::int;
+                on_lost := coalesce(fresh->>'onLost', 'fail');
+                return next;
+                continue;
+            end if;
+            select e.organization_id, e.payload_sha256, e.state, e.output, e.error, e.error_message into stored
+            from executions e where e.request_id = request;
+            if stored.organization_id is distinct from organization_id
+               or stored.payload_sha256 is distinct from decode(fresh->>'payloadSha256', 'hex') then
+                outcome := 'conflict';
+            elsif stored.state <> 'pending' then
+                outcome := 'exists';
+                state := stored.state; output := stored.output; error := stored.error; error_message := stored.error_message;
+            end if;
+            if outcome is not null then
+                return next;
+                continue;
             end if;
         end if;
         update executions e
@@ -590,9 +617,6 @@ begin
              requested_by_user_id, payload, secret_refs, timeout_ms, on_lost, state;
         if found then
             outcome := 'granted';
-        elsif created then
-            delete from executions e where e.request_id = request;  -- a refusal leaves no row
-            outcome := 'refused';
         else
             perform 1 from executions e where e.request_id = request and e.state = 'pending';
             outcome := case when found then 'refused' else 'gone' end;
