@@ -73,6 +73,7 @@ async def test_result_is_sent_again_until_it_is_acknowledged(gateway: FakeGatewa
     gateway.faults.never_ack = False
     (await gateway.link()).cut()
     await gateway.result(request, count=4)
+    assert [result.status for result in gateway.results[request]] == ["succeeded"] * 4
     await gateway.run("agent.run", echo("behind the ack"))
     (await gateway.link()).cut()
     hello = (await gateway.link(5)).hello
