@@ -212,22 +212,25 @@ grant usage on sequence control_feed_id_seq to vespid_cross;
 create function vespid_i_time(ms numeric) returns timestamptz
 language sql immutable strict parallel safe as $$ select to_timestamp(ms / 1000.0) $$;
 
+-- plpgsql where plain SQL would do: a function in SQL is planned anew in every call, this one once per session.
 create function vespid_i_make_due(org uuid, run uuid, at timestamptz) returns void
-language sql as $$
+language plpgsql as $$
+begin
     insert into due_runs (run_id, organization_id, due_at) values (run, org, at)
-    on conflict (run_id) do update set due_at = least(due_runs.due_at, excluded.due_at)
-$$;
+    on conflict (run_id) do update set due_at = least(due_runs.due_at, excluded.due_at);
+end $$;
 
 -- Appends events to a run whose row the caller has locked, behind `base`, the event_seq before them.
 -- events: [{"t": type, "l": level, "n": nodeId?, "nt": nodeType?, "m": message?, "p": payload?, "a": attemptCount?}]
 create function vespid_i_append_events(org uuid, workflow uuid, run uuid, attempt int, base bigint, events jsonb)
-returns void language sql as $$
+returns void language plpgsql as $$
+begin
     insert into workflow_run_events (run_id, seq, organization_id, workflow_id, attempt_count,
                                      event_type, level, node_id, node_type, message, payload)
     select run, base + e.ord, org, workflow, coalesce(e.a, attempt), e.t, coalesce(e.l, 'info'), e.n, e.nt, e.m, nullif(e.p, 'null'::jsonb)
     from rows from (jsonb_to_recordset(events) as (t text, l text, n text, nt text, m text, p jsonb, a int))
-         with ordinality as e (t, l, n, nt, m, p, a, ord)
-$$;
+         with ordinality as e (t, l, n, nt, m, p, a, ord);
+end $$;
 
 create function vespid_i_tags(tags jsonb) returns text[]
 language plpgsql immutable parallel safe as $$
@@ -305,8 +308,8 @@ begin
         update executions set applied = true
         where request_id in (select jsonb_array_elements_text(item->'applied')) and run_id = run;
     end if;
-    for entry in select value from jsonb_array_elements(coalesce(item->'executions', '[]')) loop
-        perform vespid_i_insert_execution(org, entry.value);
+    for n in 0 .. jsonb_array_length(coalesce(item->'executions', '[]')) - 1 loop
+        perform vespid_i_insert_execution(org, item->'executions'->n);
     end loop;
     if jsonb_array_length(coalesce(item->'cancels', '[]')) > 0 then
         for entry in
