@@ -48,7 +48,7 @@ async def run_demo(folder: Path, env: Mapping[str, str], tell: Tell) -> bool:
             tell("Making an account with an organization")
             await api.sign_up(f"demo-{secrets.token_hex(4)}@vespid.local", secrets.token_urlsafe(16), "Demo")
             org = await api.choose_first_organization()
-            async with _agent(api, org, stack.api_url, tell):
+            async with _agent(api, org, stack, tell):
                 workflow = await _published_workflow(api, org, greeter_url, tell)
                 return await _followed_run(api, org, workflow, tell)
     except aiohttp.ClientError as error:
@@ -113,16 +113,28 @@ async def _local_server() -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def _agent(api: ApiClient, org: str, api_url: str, tell: Tell) -> AsyncIterator[None]:
+async def _agent(api: ApiClient, org: str, stack: LocalStack, tell: Tell) -> AsyncIterator[None]:
     """A paired agent, a process of its own with a home of its own, online."""
     tell("Pairing an agent")
     token = (await api.call("POST", f"/v1/orgs/{org}/agents/pairing-tokens"))["token"]
-    home = Path(tempfile.mkdtemp(prefix="vespid-demo-agent-"))
+    # In our data folder, whose lock is ours: what a killed demo left there has no owner.
+    for left_over in stack.folder.path.glob("agent-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    home = Path(tempfile.mkdtemp(prefix="agent-", dir=stack.folder.path))
     log_file = home / "agent.log"
     env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "LANG": "C.UTF-8"}
     with log_file.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(_agent_program(), "connect", "--pairing-token", token, "--api-base", api_url, "--name", "demo-agent"),
+            *(
+                _agent_program(),
+                "connect",
+                "--pairing-token",
+                token,
+                "--api-base",
+                stack.api_url,
+                "--name",
+                "demo-agent",
+            ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
