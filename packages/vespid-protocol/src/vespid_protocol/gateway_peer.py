@@ -102,6 +102,7 @@ class GatewayPeer:
         heartbeat_ms: int = HEARTBEAT_MS,
         stale_ms: int = STALE_MS,
         max_frame_bytes: int = MAX_FRAME_BYTES,
+        accept_ms: int = ACCEPT_MS,
         server_time: Callable[[], str] = lambda: "",
     ) -> None:
         self.state = find(State.AUTHENTICATING, Event.ADMITTED).target or State.CONNECTED
@@ -120,6 +121,8 @@ class GatewayPeer:
         self.heartbeat_ms = heartbeat_ms
         self.stale_ms = stale_ms
         self.max_frame_bytes = max_frame_bytes
+        # How long an `execute` may go without a word about it.
+        self.accept_ms = accept_ms
         self._server_time = server_time
         self._next_probe = now + stale_ms // 3
         # (deadline, requestId, lease epoch) of `execute` frames not yet received; deadlines only grow.
@@ -239,7 +242,7 @@ class GatewayPeer:
         elif not self.speaks_v2:
             return _NOTHING
         if self.speaks_v2:
-            self._accepts.append((now + ACCEPT_MS, frame.request_id, frame.lease_epoch))
+            self._accepts.append((now + self.accept_ms, frame.request_id, frame.lease_epoch))
         return self._send(frame)
 
     def ack(self, request_id: str) -> Effects:

@@ -24,7 +24,7 @@ from vespid.domain.selector import Pool, Requirement
 from vespid.store.executions import ExecutionStore, NewRow, PendingRow, WaitNote
 from vespid.tasks import Tasks
 from vespid_protocol.codes import Code
-from vespid_protocol.ids import ExecutorId, OrgId, RequestId
+from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
 
 log = structlog.get_logger("vespid.dispatch.scheduler")
 
@@ -203,6 +203,13 @@ class Scheduler:
             # The comparison of reservations with leased rows gives it back.
             log.warning("release_postponed", request_id=request_id, error=str(error))
 
+    async def gone(self, executor_id: ExecutorId, org_id: OrgId | None, connection_epoch: int) -> None:
+        """The edge of this connection is dead: nobody may be proposed to it any more."""
+        try:
+            await self.forward(await self._capacity.remove(executor_id, org_id, connection_epoch))
+        except BusError as error:
+            log.warning("withdrawal_postponed", executor_id=executor_id, error=str(error))
+
     def launch_release(self, request_id: RequestId, org_id: OrgId) -> None:
         """`released`, without waiting for it."""
         self._tasks.start(self.released(request_id, org_id))
@@ -218,7 +225,17 @@ class Scheduler:
         order = CancelOrder(RequestId(request_id), ExecutorId(executor_id), lease_epoch, reason, is_over)
         self._fanout.publish(EDGES, encode(order))
 
+    def cancel_own(self, request_id: str, holder: str, lease_epoch: int, reason: str) -> None:
+        """The same for work that a server process runs itself."""
+        self._tasks.start(self._cancel_own(ProcessId(holder), RequestId(request_id), lease_epoch, reason))
+
     # --- inner ---------------------------------------------------------------------------------------------------
+
+    async def _cancel_own(self, holder: ProcessId, request_id: RequestId, lease_epoch: int, reason: str) -> None:
+        try:
+            await self._mail.send(holder, CancelOrder(request_id, ExecutorId(""), lease_epoch, reason))
+        except BusError as error:
+            log.warning("cancel_postponed", request_id=request_id, error=str(error))
 
     async def _send_offer(self, request_id: RequestId, org_id: OrgId, choice: Reserved | Held) -> None:
         await self._mail.send(

@@ -332,6 +332,10 @@ class Stepper:
                 self._scheduler.cancel_order(
                     cancelling.request_id, cancelling.executor_id, cancelling.lease_epoch, "run no longer needs it"
                 )
+            elif cancelling.holder is not None:
+                self._scheduler.cancel_own(
+                    cancelling.request_id, cancelling.holder, cancelling.lease_epoch, "run no longer needs it"
+                )
         for row in item.executions:
             if isinstance(row, NewRow):
                 self._launch(row)

@@ -57,8 +57,8 @@ class HelloItem(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     protocol_version: int
     instance_id: str | None
     journal_id: str | None
-    # [{requestId, leaseEpoch}]
-    in_flight: Sequence[object]
+    # [{requestId, leaseEpoch}]; None: it said hello before on this connection, nothing is to be compared
+    in_flight: Sequence[object] | None
     unacked: Sequence[str]
     capabilities: object
 
@@ -66,11 +66,12 @@ class HelloItem(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class HeldLease(msgspec.Struct, frozen=True):
     """A lease of this executor, or ('foreign') a request it listed that is not its own any more.
 
-    `resend` carries what `execute` needs; the actions are told in migration 0003.
+    `resend` carries what `execute` needs. `stale`, alone: this connection may not register. The other actions are told
+    in migration 0003.
     """
 
     request_id: str
-    action: Literal["continues", "resend", "waits", "reoffer", "concluded", "cancelling", "foreign"]
+    action: Literal["continues", "resend", "waits", "reoffer", "concluded", "cancelling", "foreign", "stale"]
     lease_epoch: int | None
     organization_id: UUID | None
     run_id: UUID | None
@@ -100,13 +101,15 @@ class LostLease(msgspec.Struct, frozen=True):
 
 
 class DeadProcess(msgspec.Struct, frozen=True):
-    """A process whose lease has passed (`dead`), or what became of work it held."""
+    """A process whose lease has passed (`dead`), an executor whose socket it had (`away`), or work it held itself."""
 
     process_id: UUID
     request_id: str | None
-    action: Literal["dead", "reoffer", "concluded", "kept"]
+    action: Literal["dead", "away", "reoffer", "concluded", "kept"]
     organization_id: UUID | None
     run_id: UUID | None
+    executor_id: UUID | None
+    connection_epoch: int | None
 
 
 class FeedRow(msgspec.Struct, frozen=True):
@@ -136,6 +139,11 @@ async def hello(db: Database, executor_id: ExecutorId, item: HelloItem) -> list[
 async def disconnect(db: Database, executor_id: ExecutorId, connection_epoch: int, lease_ms: int) -> bool:
     """The socket is gone; its leases live on for `lease_ms`. False: a newer connection stands, nothing changed."""
     return bool(await db.fetchval_system(QUERIES.disconnect, UUID(executor_id), connection_epoch, lease_ms))
+
+
+async def is_revoked(db: Database, executor_id: ExecutorId) -> bool:
+    """Whether it may never connect again, or not until somebody enables it."""
+    return bool(await db.fetchval_system(QUERIES.is_revoked, UUID(executor_id)))
 
 
 async def set_draining(db: Database, executor_id: ExecutorId, connection_epoch: int) -> bool:

@@ -353,9 +353,11 @@ class ExecutionStore:
         """Say why a request waits; once per reason."""
         return await self._notes.submit(note)
 
-    async def claim_cloud(self, process: ProcessId, placements: Sequence[str], most: int) -> list[CloudWork]:
-        """Lease pending work of the server's own kinds to this process."""
-        rows = await self._db.fetch_system(QUERIES.claim_cloud, UUID(process), list(placements), most)
+    async def claim_cloud(
+        self, process: ProcessId, placements: Sequence[str], running: Sequence[str], most: int
+    ) -> list[CloudWork]:
+        """Lease pending work of the server's own kinds to this process, and what it holds without `running` it."""
+        rows = await self._db.fetch_system(QUERIES.claim_cloud, UUID(process), list(placements), list(running), most)
         return [CloudWork(**row) for row in rows]
 
     async def refuse(self, request: RequestId, code: str, details: bytes | None = None) -> Refusal:

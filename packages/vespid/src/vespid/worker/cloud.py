@@ -11,15 +11,17 @@ import msgspec
 import structlog
 from prometheus_client import Gauge
 
+from vespid.bus.messages import CancelOrder
 from vespid.dispatch.house import House
 from vespid.dispatch.rows import text_or_none
 from vespid.dispatch.secrets import RequestSecrets, SecretUnavailable, resolve
 from vespid.dispatch.stepper import result_event
 from vespid.store.executions import CloudWork, Finish
-from vespid.store.failure import STORE_AWAY
+from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.store.secrets import SecretResolver
 from vespid_protocol.codes import Code
 from vespid_protocol.ids import OrgId, ProcessId, RequestId, RunId
+from vespid_protocol.text import clean_json
 from vespid_runtime.connectors import ActionContext, ActionLimits, ConnectorError, Registry
 from vespid_runtime.egress import GuardedHttp
 from vespid_runtime.redaction import Redactor
@@ -79,6 +81,8 @@ class Cloud:
         self._free = concurrency
         self._operator_base_urls = operator_base_urls
         self._tasks: set[asyncio.Task[None]] = set()
+        # What runs, by request; an entry leaves when its result is committed.
+        self._running: dict[str, asyncio.Task[_Result]] = {}
         self._stopping = False
 
     async def start(self) -> None:
@@ -105,19 +109,34 @@ class Cloud:
         self._free += 1
 
     def launch(self, work: CloudWork) -> None:
+        self._running[work.request_id] = asyncio.get_running_loop().create_task(self._run(work), name="cloud-run")
         task = asyncio.get_running_loop().create_task(self._carry_out(work), name=f"cloud {work.request_id}")
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     async def claim(self) -> int:
         """Take up pending work for which no process had room; how much there was."""
-        if self._stopping or self._free <= 0:
+        room = 0 if self._stopping else self._free
+        if room <= 0:
             return 0
-        works = await self._house.executions.claim_cloud(self._house.process_id, PLACEMENTS, self._free)
+        # Taken before the question, so that no step reserves the same room meanwhile.
+        self._free -= room
+        works: list[CloudWork] = []
+        try:
+            works = await self._house.executions.claim_cloud(
+                self._house.process_id, PLACEMENTS, list(self._running), room
+            )
+        finally:
+            self._free += room - len(works)
         for work in works:
-            self._free -= 1
             self.launch(work)
         return len(works)
+
+    def stop_one(self, order: CancelOrder) -> None:
+        """Somebody cancels work that runs here."""
+        task = self._running.get(order.request_id)
+        if task is not None:
+            task.cancel()
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -126,16 +145,22 @@ class Cloud:
             log.error("cloud_execution_lost", exc_info=error)
 
     async def _carry_out(self, work: CloudWork) -> None:
-        with RUNNING.track_inprogress():
-            result = await self._run(work)
-            await self._commit(work, result)
+        running = self._running[work.request_id]
+        try:
+            with RUNNING.track_inprogress():
+                await asyncio.wait((running,))
+                cancelled = _Result(error=Code.NODE_EXECUTION_CANCELLED, message="cancelled")
+                await self._commit(work, cancelled if running.cancelled() else running.result())
+        finally:
+            running.cancel()
+            del self._running[work.request_id]
 
     async def _run(self, work: CloudWork) -> _Result:
         org_id = OrgId(str(work.organization_id))
         try:
             async with asyncio.timeout(work.timeout_ms / 1000):
                 secrets = await resolve(self._resolver, org_id, work.secret_refs)
-                return _within_limit(_redacted(await self._act(work, secrets), secrets))
+                return _within_limit(_storable(_redacted(await self._act(work, secrets), secrets)))
         except TimeoutError:
             return _Result(error=Code.NODE_EXECUTION_TIMEOUT, message=f"not done within {work.timeout_ms} ms")
         except SecretUnavailable as error:
@@ -207,6 +232,21 @@ class Cloud:
                 log.warning("cloud_result_postponed", request_id=work.request_id, error=repr(error))
                 await asyncio.sleep(COMMIT_RETRY_S[min(attempt, len(COMMIT_RETRY_S) - 1)])
                 attempt += 1
+            except STORE_REFUSED as error:
+                if finish.output is None:
+                    raise
+                # Nothing of what it says can be kept; that it ended is, or its run would wait for the deadline.
+                log.exception("cloud_result_refused", request_id=work.request_id)
+                message = f"the result could not be stored ({type(error).__name__})"
+                event = result_event(work.node_id, work.attempt, error=Code.NODE_EXECUTION_FAILED, message=message)
+                finish = msgspec.structs.replace(
+                    finish,
+                    status="failed",
+                    output=None,
+                    error=Code.NODE_EXECUTION_FAILED,
+                    error_message=message,
+                    error_details=None,
+                )
             else:
                 if finished.outcome not in ("applied", "deferred", "cancelled", "duplicate"):
                     log.warning("cloud_result_refused", request_id=work.request_id, outcome=finished.outcome)
@@ -224,6 +264,12 @@ def _redacted(result: _Result, secrets: RequestSecrets) -> _Result:
         None if result.message is None else redactor.redact(result.message),
         redactor.redact_json(msgspec.to_builtins(result.details)),
     )
+
+
+def _storable(result: _Result) -> _Result:
+    """NUL and lone surrogates of whoever was asked become U+FFFD: Postgres keeps neither."""
+    raw, mended = clean_json(_encode(msgspec.to_builtins(result)))
+    return msgspec.json.decode(raw, type=_Result) if mended else result
 
 
 def _within_limit(result: _Result) -> _Result:

@@ -14,7 +14,7 @@ from vespid.bus.ports import Mail
 from vespid.dispatch.stepper import Stepper
 from vespid.store.failure import STORE_FAILED
 from vespid.store.steps import StepStore
-from vespid_protocol.ids import OrgId, RunId
+from vespid_protocol.ids import OrgId, RunId, is_uuid
 
 log = structlog.get_logger("vespid.worker.continuations")
 
@@ -76,7 +76,11 @@ class Continuations:
                     # Some may have been lost with Redis.
                     await self._sweep_quietly()
                 for item in batch:
-                    self._add(*parse_run_item(item))
+                    org_id, run_id = parse_run_item(item)
+                    if is_uuid(org_id) and is_uuid(run_id):
+                        self._add(org_id, run_id)
+                    else:
+                        log.warning("wake_unreadable", item=item[:100])
 
     async def _sweep_quietly(self) -> None:
         try:
@@ -98,3 +102,6 @@ class Continuations:
                 except STORE_FAILED as error:
                     # It is still due.
                     log.warning("step_postponed", run_id=run_id, error=repr(error))
+                except Exception:
+                    # A bug of ours; one run must not end the stepping of all others. It is still due, too.
+                    log.exception("step_lost", run_id=run_id)

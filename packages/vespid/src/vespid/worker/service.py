@@ -3,6 +3,7 @@
 import structlog
 
 from vespid.bus.channels import CLOUD_QUEUE
+from vespid.bus.messages import CancelOrder
 from vespid.dispatch.house import House, own_or_borrowed
 from vespid.security.envelope import Keyring
 from vespid.service import Stack
@@ -43,6 +44,7 @@ class WorkerService:
             operator_base_urls={"githubApiBaseUrl": settings.github_api_base_url},
         )
         self.house.run_cloud_with(cloud)
+        self.house.inbox.handle(CancelOrder, cloud.stop_one)
         continuations = Continuations(
             self.house.stepper,
             self.house.steps,

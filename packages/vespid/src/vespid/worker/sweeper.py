@@ -88,6 +88,9 @@ class Sweeper:
                 pass
         except STORE_FAILED as error:
             log.warning("sweep_postponed", duty=name, error=repr(error))
+        except Exception:
+            # A bug of ours in one duty; what the others find must not wait for its repair.
+            log.exception("sweep_failed", duty=name)
 
     async def _sweep_executions(self) -> int:
         swept = await self._house.executions.sweep(self._most)
@@ -113,9 +116,13 @@ class Sweeper:
             SWEPT.labels("processes", row.action).inc()
             if row.action == "dead":
                 log.warning("process_dead", process_id=str(row.process_id))
+            elif row.action == "away" and row.executor_id is not None:
+                # Nobody else would: its edge cannot withdraw it any more.
+                org_id = None if row.organization_id is None else OrgId(str(row.organization_id))
+                await self._house.scheduler.gone(ExecutorId(str(row.executor_id)), org_id, row.connection_epoch or 0)
             elif row.request_id is not None and row.action == "concluded" and row.organization_id is not None:
                 self._ended(RequestId(row.request_id), OrgId(str(row.organization_id)), row.run_id)
-        return sum(1 for row in found if row.action != "dead")
+        return sum(1 for row in found if row.action not in ("dead", "away"))
 
     async def _sweep_leases(self) -> int:
         if not self._may_judge():

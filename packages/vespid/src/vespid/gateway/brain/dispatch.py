@@ -35,6 +35,8 @@ MAX_WAIT_DEFAULT_MS = 600_000
 ANSWER_GRACE_MS = 15_000
 # Executors that may refuse one request before its caller is told.
 CHOICES_MAX = 4
+# An edge answers an offer within milliseconds; when a reservation has expired (5 s), nobody will any more.
+OFFER_ANSWER_S = 6.0
 
 KINDS = ("connector.action", "agent.execute", "agent.run")
 
@@ -147,11 +149,18 @@ class Dispatcher:
     async def _dispatch(self, row: NewRow, secret: SecretValue | None) -> Outcome:
         excluded: frozenset[ExecutorId] = frozenset()
         for _ in range(CHOICES_MAX):
+            asked: ExecutorId | None = None
             with self._waiters.wait(row.request_id) as notice:
                 if row.on_unavailable == "wait":
                     await self._create_and_offer(row, secret)
                 else:
-                    await self._offer_new(row, secret, excluded)
+                    asked = await self._offer_new(row, secret, excluded)
+                if asked is not None:
+                    await asyncio.wait((notice,), timeout=OFFER_ANSWER_S)
+                    if not notice.done() and await self._house.executions.read(row.request_id) is None:
+                        # Its edge died over it, or the offer was lost: the reservation has expired by now.
+                        excluded |= {asked}
+                        continue
                 told = await notice
             if isinstance(told, OfferRefused):
                 excluded |= {told.executor_id}
@@ -181,18 +190,29 @@ class Dispatcher:
         elif standing.outcome == "created":
             self._house.scheduler.launch([Wanted.of_row(row)])
 
-    async def _offer_new(self, row: NewRow, secret: SecretValue | None, excluded: frozenset[ExecutorId]) -> None:
-        choice = await self._choose(msgspec.structs.replace(Wanted.of_row(row), exclude=excluded))
-        if isinstance(choice, Held) and choice.confirmed:
-            # It runs already: join whoever waits for it, once it is sure that it is the same request.
-            standing = await self._house.executions.create(row)
+    async def _offer_new(
+        self, row: NewRow, secret: SecretValue | None, excluded: frozenset[ExecutorId]
+    ) -> ExecutorId | None:
+        """The executor whose edge was asked; None where the request stands already, and the waiters were told."""
+        try:
+            choice = await self._choose(msgspec.structs.replace(Wanted.of_row(row), exclude=excluded))
+        except ApiError:
+            # "Nobody now" is an answer to new work only.
+            standing = await self._standing(row)
+            if standing is None:
+                raise
+        else:
+            standing = await self._standing(row) if isinstance(choice, Held) else None
+        if standing is not None:
+            # It runs or is over: join whoever waits for it, once it is sure that it is the same request.
             self._waiters.answered(
                 OfferAnswered(row.request_id, "conflict" if standing.outcome == "conflict" else "exists")
             )
-            return
+            return None
         if secret is not None:
             await self._courier.bring(choice.edge_id, row.request_id, secret)
         await self._send(row, choice, create=True)
+        return choice.executor_id
 
     async def _choose(self, work: Wanted) -> Reserved | Held:
         """An executor for it now. Raises the refusal that the caller is to see."""
@@ -272,6 +292,10 @@ class Dispatcher:
         elif asked.outcome == "cancelling" and asked.executor_id is not None:
             self._house.scheduler.cancel_order(
                 request_id, str(asked.executor_id), asked.lease_epoch or 0, "cancelled by a caller"
+            )
+        elif asked.outcome == "cancelling" and asked.holder_process is not None:
+            self._house.scheduler.cancel_own(
+                request_id, str(asked.holder_process), asked.lease_epoch or 0, "cancelled by a caller"
             )
 
 

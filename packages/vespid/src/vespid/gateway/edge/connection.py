@@ -58,6 +58,7 @@ class Connection:
         "org_id",
         "paused_until_ms",
         "peer",
+        "registering",
         "tags",
         "transport",
         "wheel",
@@ -93,6 +94,8 @@ class Connection:
         self.in_flight: dict[RequestId, InFlight] = {}
         # Not routable before this moment (monotonic ms): it did not take its work.
         self.paused_until_ms = 0
+        # Set while a hello is being registered: what comes about work meanwhile waits, or it would not be known here.
+        self.registering: asyncio.Future[None] | None = None
         self.is_over = False
         self._loop = asyncio.get_running_loop()
         self._closing: asyncio.Task[None] | None = None
@@ -154,8 +157,12 @@ class Connection:
             self.end(Event.SLOW_READER, "too far behind")
             return
         self._carry_out(self.peer.tick(now_ms))
-        if not self.is_over:
-            self.wheel.plan(self, self.peer.next_due)
+        if self.is_over:
+            return
+        if 0 < self.paused_until_ms <= now_ms:
+            self.paused_until_ms = 0
+            self.desk.routable_changed(self, is_draining=False)
+        self.wheel.plan(self, self.peer.next_due)
 
     # --- what is done with it ----------------------------------------------------------------------------------------
 
@@ -167,9 +174,11 @@ class Connection:
         self._carry_out(self.peer.execute(frame, self.now_ms))
         self.wheel.plan(self, self.peer.next_due)
 
-    def ack(self, request_id: RequestId) -> None:
-        """Its result is committed, or discarded for good."""
-        self.in_flight.pop(request_id, None)
+    def ack(self, request_id: RequestId, lease_epoch: int | None = None) -> None:
+        """Its result is committed, or discarded for good. What is leased under another epoch stays in flight."""
+        held = self.in_flight.get(request_id)
+        if held is not None and lease_epoch in (None, held.lease_epoch):
+            del self.in_flight[request_id]
         self._carry_out(self.peer.ack(request_id))
 
     def cancel(self, request_id: str, reason: str) -> None:

@@ -1,6 +1,8 @@
 """What the edge does when an executor says hello, changes, or leaves; its work goes to grants, results and streams."""
 
+import asyncio
 from collections import OrderedDict
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import msgspec
@@ -16,7 +18,7 @@ from vespid.gateway.edge.registry import Registry
 from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.streams import Streams
 from vespid.settings import GatewaySettings
-from vespid.store.connections import HeldLease, HelloItem, disconnect, hello, set_draining
+from vespid.store.connections import HeldLease, HelloItem, disconnect, hello, is_revoked, set_draining
 from vespid.store.failure import STORE_AWAY
 from vespid.tasks import Tasks
 from vespid_protocol.connection import Event
@@ -27,6 +29,9 @@ from vespid_protocol.ids import ExecutorId, OrgId, RequestId
 log = structlog.get_logger("vespid.gateway.edge.desk")
 
 STRIKES_KEPT = 10_000
+
+_REVOKED = (Event.REVOKED, "this agent was revoked")
+_REPLACED = (Event.REPLACED, "a newer connection stands")
 
 
 class EdgeDesk:
@@ -55,12 +60,17 @@ class EdgeDesk:
     # --- work --------------------------------------------------------------------------------------------------------
 
     def declined(self, connection: Connection, request_id: RequestId, lease_epoch: int | None) -> None:
-        in_flight = connection.in_flight.pop(request_id, None)
+        in_flight = connection.in_flight.get(request_id)
         if in_flight is not None and lease_epoch in (None, in_flight.lease_epoch):
+            del connection.in_flight[request_id]
             self._tasks.start(self._grants.declined(connection.executor_id, in_flight))
 
     def progress(self, connection: Connection, frame: ExecuteEvent, lease_epoch: int | None) -> None:
-        self._streams.came(connection, frame, lease_epoch)
+        if connection.registering is None:
+            self._streams.came(connection, frame, lease_epoch)
+        else:
+            # Callbacks of one future are called in the order in which they were added.
+            connection.registering.add_done_callback(lambda _done: self._streams.came(connection, frame, lease_epoch))
 
     def result(self, connection: Connection, frame: ExecuteResult, lease_epoch: int | None) -> None:
         self._results.came(connection, frame, lease_epoch)
@@ -68,7 +78,12 @@ class EdgeDesk:
     # --- the connection ----------------------------------------------------------------------------------------------
 
     def register(self, connection: Connection, hello: Hello, *, is_first: bool) -> None:
-        self._tasks.start(self._register(connection, hello, is_first=is_first))
+        # What it said before its hello is settled first, or it would be counted as still being out; what comes from now
+        # on waits until it is known what it holds.
+        earlier = self._results.under_way(connection)
+        if is_first:
+            connection.registering = asyncio.get_running_loop().create_future()
+        self._tasks.start(self._register(connection, hello, earlier, is_first=is_first))
 
     def not_taken(self, connection: Connection) -> None:
         strikes = self._strikes.setdefault(connection.executor_id, Strikes())
@@ -94,9 +109,21 @@ class EdgeDesk:
 
     # --- inner -------------------------------------------------------------------------------------------------------
 
-    async def _register(self, connection: Connection, said: Hello, *, is_first: bool) -> None:
+    async def _register(
+        self, connection: Connection, said: Hello, earlier: Collection[asyncio.Future[None]], *, is_first: bool
+    ) -> None:
         try:
-            leases = await hello(self._house.db, connection.executor_id, _item(connection, said))
+            if is_first and earlier:
+                await asyncio.wait(earlier)
+            await self._registered(connection, said, is_first=is_first)
+        finally:
+            if is_first and connection.registering is not None:
+                waiting, connection.registering = connection.registering, None
+                waiting.set_result(None)
+
+    async def _registered(self, connection: Connection, said: Hello, *, is_first: bool) -> None:
+        try:
+            leases = await hello(self._house.db, connection.executor_id, _item(connection, said, reconciles=is_first))
         except STORE_AWAY as error:
             # Unregistered it would be a socket that gets nothing; a new one starts afresh.
             log.warning("hello_failed", executor_id=connection.executor_id, error=repr(error))
@@ -104,11 +131,15 @@ class EdgeDesk:
             return
         if connection.is_over:
             return
+        if leases and leases[0].action == "stale":
+            known = await is_revoked(self._house.db, connection.executor_id)
+            connection.end(*(_REVOKED if known else _REPLACED))
+            return
         connection.capacity = said.room if connection.org_id is not None else min(said.room, connection.capacity)
         if is_first:
             older = self._registry.add(connection)
             if older is connection:
-                connection.end(Event.REPLACED, "a newer connection stands")
+                connection.end(*_REPLACED)
                 return
             if older is not None:
                 older.end(*superseded_by(older, said.instance_id))
@@ -131,7 +162,8 @@ class EdgeDesk:
             await self._grants.resend(connection, lease)
         elif lease.action in ("continues", "waits", "cancelling"):
             if request_id not in connection.in_flight:
-                connection.in_flight[request_id] = InFlight.of_lease(lease, connection.pool)
+                in_flight = connection.in_flight[request_id] = InFlight.of_lease(lease, connection.pool)
+                await self._grants.mask(in_flight, lease.secret_refs)
             if lease.action == "cancelling":
                 connection.cancel(request_id, "cancelled")
         else:
@@ -186,7 +218,7 @@ def superseded_by(older: Connection, newer_instance: str | None) -> tuple[Event,
     return Event.SUPERSEDED, "another process uses this credential"
 
 
-def _item(connection: Connection, said: Hello) -> HelloItem:
+def _item(connection: Connection, said: Hello, *, reconciles: bool) -> HelloItem:
     can = said.capabilities
     return HelloItem(
         connection_epoch=connection.connection_epoch,
@@ -202,7 +234,7 @@ def _item(connection: Connection, said: Hello) -> HelloItem:
         protocol_version=PROTOCOL_VERSION if said.speaks_v2 else 1,
         instance_id=said.instance_id,
         journal_id=said.journal_id,
-        in_flight=said.in_flight or (),
+        in_flight=(said.in_flight or ()) if reconciles else None,
         unacked=said.unacked or (),
         capabilities={} if can is None else msgspec.to_builtins(can),
     )

@@ -11,18 +11,19 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
+from vespid.bus.choice import Held, Reserved
 from vespid.bus.errors import BusError
 from vespid.bus.messages import Offer, OfferAnswered, OfferRefused
-from vespid.dispatch.house import House
+from vespid.dispatch.house import House, epoch_ms
 from vespid.dispatch.scheduler import Wanted
 from vespid.dispatch.secrets import RequestSecrets, SecretUnavailable, resolve
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.handover import Handover
 from vespid.gateway.edge.inflight import InFlight
 from vespid.gateway.edge.registry import Registry
-from vespid.gateway.edge.results import Results
+from vespid.gateway.edge.results import RETRY_S, Results
 from vespid.store.connections import HeldLease
-from vespid.store.executions import GiveBack, Grant, Granted, NotGranted
+from vespid.store.executions import GiveBack, Grant, Granted, NewRow, NotGranted
 from vespid.store.failure import STORE_AWAY
 from vespid.store.secrets import SecretResolver
 from vespid.tasks import Tasks
@@ -35,6 +36,8 @@ log = structlog.get_logger("vespid.gateway.edge.grants")
 
 # Well before an unconfirmed reservation expires (bus.choice.UNCONFIRMED_MS).
 CONFIRM_AFTER_S = 1.0
+# An offer that looks older is asked about before it is taken up (execution.md §2, grant).
+OFFER_FRESH_MS = 1_000
 
 GRANTS = Counter("vespid_grants_total", "Offers taken up by this edge, by what came of them", ["outcome"])
 
@@ -85,12 +88,23 @@ class Grants:
 
     async def _take(self, offer: Offer) -> None:
         connection = self._registry.get(offer.executor_id)
-        if connection is None or not self._has_room(connection, offer):
+        if connection is None or not self._has_room(connection, offer) or not await self._is_reserved(offer):
             await self._refuse(offer)
             return
+        try:
+            answer = await self._grant(connection, offer)
+            if isinstance(answer, Granted):
+                await self._granted(connection, offer, answer)
+            else:
+                await self._not_granted(offer, answer)
+        except STORE_AWAY as error:
+            # Leased or not, the row knows: a lease without an `execute` is sent again at the next hello or expires.
+            log.warning("grant_unsettled", request_id=offer.request_id, error=repr(error))
+
+    async def _grant(self, connection: Connection, offer: Offer) -> Granted | NotGranted:
         self._granting[connection] = self._granting.get(connection, 0) + 1
         try:
-            answer = await self._house.executions.grant(
+            return await self._house.executions.grant(
                 Grant(
                     offer.request_id,
                     offer.executor_id,
@@ -99,19 +113,32 @@ class Grants:
                     offer.create if isinstance(offer.create, msgspec.Raw) else None,
                 )
             )
-            if isinstance(answer, Granted):
-                await self._granted(connection, offer, answer)
-            else:
-                await self._not_granted(offer, answer)
-        except STORE_AWAY as error:
-            # Leased or not, the row knows: a lease without an `execute` is sent again at the next hello or expires.
-            log.warning("grant_unsettled", request_id=offer.request_id, error=repr(error))
         finally:
+            # A granted one is in flight before anybody else has his turn, so it is never counted twice.
             left = self._granting[connection] - 1
             if left:
                 self._granting[connection] = left
             else:
                 del self._granting[connection]
+
+    async def _is_reserved(self, offer: Offer) -> bool:
+        """Whether the room is still set aside: an offer that was long on its way may have lost it to somebody else.
+
+        The clocks are of two machines, so an age that looks odd only means that Redis is asked.
+        """
+        if abs(epoch_ms() - offer.reserved_at_ms) <= OFFER_FRESH_MS:
+            return True
+        if isinstance(offer.create, msgspec.Raw):
+            wanted = [Wanted.of_row(msgspec.json.decode(offer.create, type=NewRow))]
+        else:
+            wanted = [Wanted.of_pending(row) for row in await self._house.executions.read_pending([offer.request_id])]
+        try:
+            for work in wanted:
+                choice = await self._house.scheduler.ask(work, wait=False)
+                return isinstance(choice, (Reserved, Held)) and choice.executor_id == offer.executor_id
+        except BusError as error:
+            log.warning("old_offer_unsettled", request_id=offer.request_id, error=str(error))
+        return False
 
     def _has_room(self, connection: Connection, offer: Offer) -> bool:
         taken = len(connection.in_flight) + self._granting.get(connection, 0)
@@ -162,6 +189,17 @@ class Grants:
             # The socket ended meanwhile and not a byte was written: the next executor may have it at once.
             connection.in_flight.pop(in_flight.request_id, None)
             await self._give_back(connection.executor_id, in_flight)
+
+    async def mask(self, in_flight: InFlight, stored_refs: bytes | None) -> None:
+        """After a reconnect: know again what to mask in what comes of it. An inline secret nobody knows any more."""
+        if stored_refs is None:
+            return
+        try:
+            values = (await resolve(self._resolver, in_flight.org_id, stored_refs)).clear_values()
+        except SecretUnavailable as error:
+            log.warning("secrets_not_masked", request_id=in_flight.request_id, code=error.code)
+        else:
+            in_flight.redactor = Redactor(values) if values else None
 
     async def _secrets(self, in_flight: InFlight, stored_refs: bytes) -> RequestSecrets:
         handed = self._handover.take(in_flight.request_id, stored_refs)
@@ -226,7 +264,17 @@ class Grants:
     async def declined(self, executor_id: ExecutorId, in_flight: InFlight) -> None:
         """The agent has no room after all; it is left out for a few seconds."""
         GRANTS.labels("declined").inc()
-        await self._give_back(executor_id, in_flight)
+        attempt = 0
+        while True:
+            try:
+                await self._give_back(executor_id, in_flight)
+            except STORE_AWAY as error:
+                # The agent has forgotten it, so nobody but this task knows.
+                log.warning("decline_postponed", request_id=in_flight.request_id, error=repr(error))
+                await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
+                attempt += 1
+            else:
+                return
 
     async def _offer_elsewhere(self, request_id: RequestId, without: ExecutorId) -> None:
         for row in await self._house.executions.read_pending([request_id]):

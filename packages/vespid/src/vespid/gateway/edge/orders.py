@@ -98,8 +98,8 @@ class Orders:
         executor_id = ExecutorId(row.subject_id)
         connection = self._registry.get(executor_id)
         if row.kind in ("executor_revoked", "executor_disabled"):
-            if connection is not None:
-                connection.end(Event.REVOKED, "this agent was revoked")
+            for socket in self._registry.sockets_of(executor_id):
+                socket.end(Event.REVOKED, "this agent was revoked")
             self._tasks.start(self._revoke(executor_id))
         elif connection is not None and row.kind == "executor_tags":
             connection.tags = _decode_tags(row.payload).tags

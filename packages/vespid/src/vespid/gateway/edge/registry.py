@@ -4,6 +4,7 @@ One connection per executor; a newer one supersedes the older, and the late end 
 Redis of one executor never overtake each other: while one is under way, the next is only remembered.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -22,6 +23,9 @@ from vespid_protocol.ids import ExecutorId, OrgId, ProcessId
 
 log = structlog.get_logger("vespid.gateway.edge.registry")
 
+# How long after Redis did not answer it is told again.
+AGAIN_S = 1.0
+
 CONNECTED = Gauge("vespid_executors_connected", "Executors whose socket this gateway holds")
 
 
@@ -37,6 +41,8 @@ class Registry:
         self._process_id = process_id
         self._tasks = tasks
         self._connections: dict[ExecutorId, Connection] = {}
+        # Every socket, also of those that have not said hello.
+        self._sockets: defaultdict[ExecutorId, set[Connection]] = defaultdict(set)
         # By partition: an organization, or None for the managed ones.
         self._partition_members: defaultdict[OrgId | None, set[Connection]] = defaultdict(set)
         # Reports under way; True: there is news since it began.
@@ -47,6 +53,21 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._connections)
+
+    def opened(self, connection: Connection) -> None:
+        """Its socket is there; it has not said hello."""
+        self._sockets[connection.executor_id].add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """Its socket is gone."""
+        sockets = self._sockets[connection.executor_id]
+        sockets.discard(connection)
+        if not sockets:
+            del self._sockets[connection.executor_id]
+
+    def sockets_of(self, executor_id: ExecutorId) -> tuple[Connection, ...]:
+        """All its sockets on this edge."""
+        return tuple(self._sockets.get(executor_id, ()))
 
     def get(self, executor_id: ExecutorId) -> Connection | None:
         return self._connections.get(executor_id)
@@ -96,22 +117,32 @@ class Registry:
                 self._reporting[connection] = False
                 if connection.is_over:
                     return
-                await self.report_now(connection)
-                await self._partitions.warm_if_cold(connection.org_id)
+                try:
+                    await self.report_now(connection)
+                    await self._partitions.warm_if_cold(connection.org_id)
+                except BusError as error:
+                    # Until it is told: a Redis that comes back with its data asks nobody to report again.
+                    log.warning("report_postponed", executor_id=connection.executor_id, error=str(error))
+                    await asyncio.sleep(AGAIN_S)
+                    continue
                 if not self._reporting[connection]:
                     return
-        except BusError as error:
-            # The partition is cold when Redis is back, and every edge is asked to report again.
-            log.warning("report_postponed", executor_id=connection.executor_id, error=str(error))
         finally:
             del self._reporting[connection]
 
     async def _withdraw(self, connection: Connection) -> None:
-        try:
-            handed = await self._capacity.remove(connection.executor_id, connection.org_id, connection.connection_epoch)
-            await self._scheduler.forward(handed)
-        except BusError as error:
-            log.warning("withdrawal_postponed", executor_id=connection.executor_id, error=str(error))
+        while True:
+            try:
+                handed = await self._capacity.remove(
+                    connection.executor_id, connection.org_id, connection.connection_epoch
+                )
+                await self._scheduler.forward(handed)
+            except BusError as error:
+                # Nobody else would withdraw it while this process lives.
+                log.warning("withdrawal_postponed", executor_id=connection.executor_id, error=str(error))
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return
 
     def _presence(self, connection: Connection) -> ExecutorPresence:
         hello = connection.peer.hello

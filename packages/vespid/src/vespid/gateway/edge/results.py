@@ -5,6 +5,7 @@ again, and a stale connection by silence.
 """
 
 import asyncio
+from collections import defaultdict
 
 import msgspec
 import structlog
@@ -42,27 +43,40 @@ class Results:
         self._tasks = tasks
         self._push = push
         self._keep_ms = keep_ms
-        # Results being committed: a repeat of one waits for the same commit.
-        self._committing: set[tuple[Connection, RequestId]] = set()
+        # Results being committed, by connection: a repeat of one waits for the same commit.
+        self._committing: defaultdict[Connection, dict[RequestId, asyncio.Future[None]]] = defaultdict(dict)
 
     def came(self, connection: Connection, frame: ExecuteResult, lease_epoch: int | None) -> None:
         """A result was read."""
-        key = (connection, RequestId(frame.request_id))
-        if key not in self._committing:
-            self._committing.add(key)
-            self._tasks.start(self._settle(connection, frame, lease_epoch))
+        request_id = RequestId(frame.request_id)
+        committing = self._committing[connection]
+        if request_id not in committing:
+            committing[request_id] = asyncio.get_running_loop().create_future()
+            self._tasks.start(self._settle(connection, frame, lease_epoch, connection.registering))
+
+    def under_way(self, connection: Connection) -> tuple[asyncio.Future[None], ...]:
+        """The results that came on this connection and are not settled yet."""
+        return tuple(self._committing.get(connection, {}).values())
 
     async def fail(self, connection: Connection, in_flight: InFlight, code: str, message: str) -> None:
         """End a lease that cannot be sent, as if its executor had said so."""
         frame = ExecuteResult(request_id=in_flight.request_id, status="failed", error=code, error_message=message)
-        finished = await self._commit(connection, in_flight, self._finish(connection, frame, in_flight.lease_epoch))
+        committed = await self._commit(connection, in_flight, self._finish(connection, frame, in_flight.lease_epoch))
         connection.in_flight.pop(in_flight.request_id, None)
-        if finished is not None:
-            await self._after(connection, in_flight, frame, finished)
+        if committed is not None:
+            await self._after(connection, in_flight, *committed)
 
-    async def _settle(self, connection: Connection, frame: ExecuteResult, lease_epoch: int | None) -> None:
+    async def _settle(
+        self,
+        connection: Connection,
+        frame: ExecuteResult,
+        lease_epoch: int | None,
+        registering: asyncio.Future[None] | None,
+    ) -> None:
         request_id = RequestId(frame.request_id)
         try:
+            if registering is not None:
+                await asyncio.wait((registering,))
             in_flight = connection.in_flight.get(request_id)
             if in_flight is not None and lease_epoch not in (None, in_flight.lease_epoch):
                 in_flight = None
@@ -75,18 +89,22 @@ class Results:
                     tail=in_flight.take_events(),
                     last_event_seq=in_flight.last_event_seq,
                 )
-            finished = await self._commit(connection, in_flight, finish)
-            if finished is None:
+            committed = await self._commit(connection, in_flight, finish)
+            if committed is None:
                 return
+            finish, finished = committed
             RESULTS.labels(finished.outcome).inc()
             if finished.outcome == "stale":
                 # A newer connection, or a revoke: this socket says nothing that counts any more.
                 connection.end(Event.SHUT_DOWN, "no longer the connection of this executor")
                 return
-            connection.ack(request_id)
-            await self._after(connection, in_flight, frame, finished)
+            connection.ack(request_id, lease_epoch)
+            await self._after(connection, in_flight, finish, finished)
         finally:
-            self._committing.discard((connection, request_id))
+            committing = self._committing[connection]
+            committing.pop(request_id).set_result(None)
+            if not committing:
+                del self._committing[connection]
 
     def _finish(self, connection: Connection, frame: ExecuteResult, lease_epoch: int | None) -> Finish:
         return Finish(
@@ -101,8 +119,13 @@ class Results:
             keep_ms=self._keep_ms,
         )
 
-    async def _commit(self, connection: Connection, in_flight: InFlight | None, finish: Finish) -> Finished | None:
-        """Try until it is settled; None where the socket ended first (the agent sends it again)."""
+    async def _commit(
+        self, connection: Connection, in_flight: InFlight | None, finish: Finish
+    ) -> tuple[Finish, Finished] | None:
+        """Try until it is settled: what was committed, and the verdict.
+
+        None where the socket ended first (the agent sends it again).
+        """
         org_id = OrgId("") if in_flight is None else in_flight.org_id
         run_id = None if in_flight is None else in_flight.run_id
         event = None
@@ -117,7 +140,7 @@ class Results:
         attempt = 0
         while True:
             try:
-                return await self._house.stepper.finish(org_id, run_id, event, finish)
+                return finish, await self._house.stepper.finish(org_id, run_id, event, finish)
             except STORE_AWAY as error:
                 # Safe to repeat: a commit that did happen answers `duplicate`.
                 log.warning("result_postponed", request_id=finish.request, error=repr(error))
@@ -133,7 +156,7 @@ class Results:
                 event, finish = None, _unstorable(finish, type(error).__name__)
 
     async def _after(
-        self, connection: Connection, in_flight: InFlight | None, frame: ExecuteResult, finished: Finished
+        self, connection: Connection, in_flight: InFlight | None, finish: Finish, finished: Finished
     ) -> None:
         """Tell those who wait, and give the room to the next."""
         if finished.organization_id is None:
@@ -142,24 +165,24 @@ class Results:
         if finished.outcome in ("deferred", "cancelled") and finished.run_id is not None and self._push:
             self._house.stepper.wake(org_id, str(finished.run_id))
         if in_flight is not None and in_flight.reply_to and finished.outcome != "fenced":
-            await self._reply(in_flight, frame, finished)
+            await self._reply(in_flight, finish, finished)
         if finished.outcome in ("applied", "deferred", "cancelled", "duplicate"):
             await self._house.scheduler.released(
-                RequestId(frame.request_id),
+                finish.request,
                 org_id,
                 executor_id=connection.executor_id,
                 pool=connection.pool,
             )
 
-    async def _reply(self, in_flight: InFlight, frame: ExecuteResult, finished: Finished) -> None:
+    async def _reply(self, in_flight: InFlight, finish: Finish, finished: Finished) -> None:
         # What is cancelled, or was settled before, is read from the row.
         applied = finished.outcome == "applied"
         message = ResultReady(
             request_id=in_flight.request_id,
-            status=frame.status,
-            output=frame.output if applied and in_flight.redactor is None else msgspec.UNSET,
-            error=msgspec.UNSET if frame.error is None else msgspec.Raw(msgspec.json.encode(frame.error)),
-            is_whole=applied and in_flight.redactor is None,
+            status=finish.status,
+            output=finish.output if applied and finish.output is not None else msgspec.UNSET,
+            error=msgspec.UNSET if finish.error is None else msgspec.Raw(msgspec.json.encode(finish.error)),
+            is_whole=applied,
         )
         for process_id in in_flight.reply_to:
             try:

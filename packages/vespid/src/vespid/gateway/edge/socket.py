@@ -63,10 +63,12 @@ class ExecutorSockets:
         if connection is None:
             return socket
         self._open.add(connection)
+        self._registry.opened(connection)
         try:
             await self._read(socket, connection)
         finally:
             self._open.discard(connection)
+            self._registry.closed(connection)
             if not self._open:
                 self._empty.set()
             connection.gone()
@@ -148,6 +150,7 @@ class ExecutorSockets:
             heartbeat_ms=settings.heartbeat_ms,
             stale_ms=settings.gateway_agent_stale_ms,
             max_frame_bytes=settings.max_frame_bytes,
+            accept_ms=settings.accept_timeout_ms,
             server_time=server_time,
         )
         peer.connection_epoch = begun.connection_epoch

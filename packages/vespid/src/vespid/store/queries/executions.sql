@@ -21,7 +21,7 @@ select outcome from vespid_x_return_executions($1) order by ord
 select outcome, run_id, seq from vespid_x_note_waiting($1) order by ord
 
 -- name: claim_cloud
-select * from vespid_x_claim_cloud($1, $2, $3)
+select * from vespid_x_claim_cloud($1, $2, $3, $4)
 
 -- name: refuse_execution
 select * from vespid_x_refuse_execution($1, $2, $3)

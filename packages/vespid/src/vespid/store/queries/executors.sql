@@ -12,6 +12,9 @@ select * from vespid_x_hello_executor($1, $2)
 -- name: disconnect
 select vespid_x_disconnect_executor($1, $2, $3)
 
+-- name: is_revoked
+select vespid_x_is_revoked($1)
+
 -- name: set_draining
 select vespid_x_set_draining($1, $2)
 

@@ -129,6 +129,8 @@ create table executions (
     placements           int not null default 0,
     last_event_seq       bigint not null default -1,
     waiting_reason       text,
+    max_wait_ms          bigint not null default 600000,
+    wait_until           timestamptz not null default now() + interval '10 min',  -- until when it may be pending; work given back goes on with its old wait
     act_by               timestamptz not null,  -- when somebody acts, whoever dies
     sweep_at             timestamptz,           -- when the sweep looks at this row again; never later than act_by + 10 s
     output               jsonb,
@@ -249,11 +251,13 @@ declare
     holder uuid := (item->>'holder')::uuid;
     timeout int := (item->>'timeoutMs')::int;
     is_leased boolean := holder is not null or executor is not null;
+    wait_ms bigint := coalesce((item->>'maxWaitMs')::bigint, 600000);
+    deadline timestamptz := now() + case when is_leased then timeout + 5000 else wait_ms end * interval '1 ms';
 begin
     insert into executions (request_id, organization_id, run_id, workflow_id, node_id, node_type, attempt, kind, placement, state,
                             requested_by_user_id, payload, payload_sha256, secret_refs, pool, required_tags, requirement, selector, signature,
                             pin_executor_id, priority, on_unavailable, timeout_ms, on_lost,
-                            executor_id, holder_process, lease_epoch, placements, granted_at, act_by, sweep_at)
+                            executor_id, holder_process, lease_epoch, placements, granted_at, max_wait_ms, wait_until, act_by, sweep_at)
     values (item->>'requestId', org, (item->>'runId')::uuid, (item->>'workflowId')::uuid, item->>'nodeId', item->>'nodeType',
             (item->>'attempt')::int, item->>'kind', item->>'placement',
             case when is_leased then 'dispatched' else 'pending' end,
@@ -264,8 +268,7 @@ begin
             coalesce((item->>'priority')::int, 0), coalesce(item->>'onUnavailable', 'wait'), timeout, coalesce(item->>'onLost', 'fail'),
             executor, holder, case when is_leased then 1 else 0 end, case when is_leased then 1 else 0 end,
             case when is_leased then now() end,
-            now() + case when is_leased then timeout + 5000 else coalesce((item->>'maxWaitMs')::bigint, 600000) end * interval '1 ms',
-            now() + interval '5 s')
+            wait_ms, now() + wait_ms * interval '1 ms', deadline, least(deadline, now() + interval '5 s'))
     on conflict (request_id) do nothing;
     return found;
 end $$;
@@ -339,21 +342,60 @@ begin
     return jsonb_build_object('version', written.version, 'seq', written.event_seq, 'cancelled', cancelled, 'cancelling', cancelling);
 end $$;
 
+-- Locks one execution and, before it, its run, and answers the row as it is then: what was read before the locks may be
+-- somebody else's lease by now. Every change of an execution outside of its grant begins with this. Null: no such row.
+create function vespid_i_lock_execution(request text) returns executions
+language plpgsql as $$
+declare
+    run uuid;
+    locked executions;
+begin
+    select e.run_id into run from executions e where e.request_id = request;
+    if run is not null then
+        perform 1 from workflow_runs r where r.id = run for no key update;
+    end if;
+    select e.* into locked from executions e where e.request_id = request for no key update;
+    return locked;
+end $$;
+
+-- Work of these executors may be committed until the caller's transaction ends: a revoke of one of them waits for it,
+-- and what comes after the revoke sees it. Without this a result that had passed the look at `revoked_at` could be
+-- committed behind the revoke. Taken before any row lock, so that whoever waits here holds up nobody.
+create function vespid_i_hold_off_revokes(ids uuid[]) returns void
+language plpgsql as $$
+declare
+    executor uuid;
+begin
+    for executor in select distinct i from unnest(ids) i where i is not null order by i loop
+        perform pg_advisory_xact_lock_shared(vespid_i_revoke_lock(executor));
+    end loop;
+end $$;
+
+create function vespid_i_revoke_lock(executor uuid) returns bigint
+language sql immutable strict parallel safe as $$ select hashtextextended(executor::text, 7665) $$;
+
+create function vespid_i_await_commits() returns trigger
+language plpgsql as $$
+begin
+    perform pg_advisory_xact_lock(vespid_i_revoke_lock(new.id));
+    return new;
+end $$;
+create trigger executors_revoked before update of revoked_at, enabled on executors for each row
+    when (new.revoked_at is distinct from old.revoked_at or new.enabled is distinct from old.enabled)
+    execute function vespid_i_await_commits();
+
 -- Ends one live execution on the server's own account (a deadline, a lost lease, a revoke) and leaves the result for
--- a worker to apply. Answers false where it has ended meanwhile.
+-- a worker to apply. The caller has locked it (vespid_i_lock_execution). Answers false where it has ended meanwhile.
 create function vespid_i_conclude(request text, new_state text, code text, detail jsonb default null) returns boolean
 language plpgsql as $$
 declare
     target record;
 begin
-    select e.run_id, e.organization_id into target from executions e where e.request_id = request;
-    if target.run_id is not null then
-        perform 1 from workflow_runs r where r.id = target.run_id for no key update;
-    end if;
     update executions e
     set state = new_state, error = code, error_details = detail, finished_at = clock_timestamp(),
         sweep_at = case when e.run_id is null then now() + interval '15 min' end
-    where e.request_id = request and e.finished_at is null;
+    where e.request_id = request and e.finished_at is null
+    returning e.run_id, e.organization_id into target;
     if not found then
         return false;
     end if;
@@ -366,33 +408,34 @@ begin
     return true;
 end $$;
 
--- What becomes of one lease whose holder is lost (execution.md §2, row "lost"). `final`: no waiting for this holder
--- (revoked, or another journal). Answers 'reoffer', 'concluded' or 'kept'.
-create function vespid_i_lose_lease(request text, final boolean) returns text
+-- What becomes of one lease whose holder is lost (execution.md §2, row "lost"). `epoch`: the lease that the caller saw;
+-- where another one stands by now, nothing is changed. `final`: no waiting for this holder (revoked, or another journal).
+-- Answers 'reoffer', 'concluded' or 'kept'.
+create function vespid_i_lose_lease(request text, epoch bigint, final boolean) returns text
 language plpgsql as $$
 declare
-    held record;
+    held executions := vespid_i_lock_execution(request);
 begin
-    select e.state, e.on_lost, e.placements, e.pin_executor_id, e.run_id into held
-    from executions e where e.request_id = request and e.finished_at is null;
-    if not found then
+    if held.request_id is null or held.finished_at is not null or held.lease_epoch <> epoch or held.state = 'pending' then
         return 'kept';
     end if;
     if held.state = 'cancelling' then
-        return case when vespid_i_conclude(request, 'cancelled', 'NODE_EXECUTION_CANCELLED') then 'concluded' else 'kept' end;
+        perform vespid_i_conclude(request, 'cancelled', 'NODE_EXECUTION_CANCELLED');
+        return 'concluded';
     end if;
     if held.on_lost = 'wait' and not final then
         return 'kept';
     end if;
     if held.on_lost = 'resend' and held.placements < 3 and held.pin_executor_id is null then
         update executions e
-        set state = 'pending', act_by = now() + interval '10 min', sweep_at = now() + interval '5 s'
-        where e.request_id = request and e.state in ('dispatched', 'received');
-        return case when found then 'reoffer' else 'kept' end;
+        set state = 'pending', wait_until = now() + e.max_wait_ms * interval '1 ms', act_by = now() + e.max_wait_ms * interval '1 ms',
+            sweep_at = least(now() + e.max_wait_ms * interval '1 ms', now() + interval '5 s')
+        where e.request_id = request;
+        return 'reoffer';
     end if;
-    return case when vespid_i_conclude(request, 'failed', 'AGENT_DISCONNECTED',
-                                       case when held.placements >= 3 then '{"quarantined": true}'::jsonb end)
-                then 'concluded' else 'kept' end;
+    perform vespid_i_conclude(request, 'failed', 'AGENT_DISCONNECTED',
+                              case when held.placements >= 3 then '{"quarantined": true}'::jsonb end);
+    return 'concluded';
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -557,6 +600,7 @@ declare
     stored record;
     fresh jsonb;
 begin
+    perform vespid_i_hold_off_revokes(array(select (i->>'executor')::uuid from unnest(items) i));
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
         ord := i;
         item := items[ord];
@@ -609,6 +653,7 @@ begin
         update executions e
         set state = 'dispatched', executor_id = (item->>'executor')::uuid, holder_process = null,
             lease_epoch = e.lease_epoch + 1, placements = e.placements + 1, granted_at = clock_timestamp(), waiting_reason = null,
+            last_event_seq = -1,  -- whoever has it now counts its events anew
             act_by = now() + (e.timeout_ms + 5000) * interval '1 ms'
         where e.request_id = request and e.state = 'pending' and e.placement = 'executor'
           and ((e.pool = 'byon' and e.organization_id = host.organization_id) or (e.pool = 'managed' and host.organization_id is null))
@@ -628,8 +673,9 @@ begin
     end loop;
 end $$;
 
--- Leases pending work of the server's own kinds to this process. kinds of placement: cloud, gateway.
-create function vespid_x_claim_cloud(process uuid, placements_wanted text[], most int)
+-- Leases pending work of the server's own kinds to this process. kinds of placement: cloud, gateway. `running`: what it
+-- runs; what it holds beside that for a while was leased by a step whose outcome it never learned, and is taken up now.
+create function vespid_x_claim_cloud(process uuid, placements_wanted text[], running text[], most int)
 returns table (request_id text, lease_epoch bigint, organization_id uuid, run_id uuid, workflow_id uuid, node_id text, node_type text,
                attempt int, kind text, requested_by_user_id uuid, payload jsonb, secret_refs jsonb, timeout_ms int)
 language sql security definer set search_path = pg_catalog, public as $$
@@ -637,11 +683,16 @@ language sql security definer set search_path = pg_catalog, public as $$
         select e.request_id from executions e
         where e.sweep_at is not null and e.state = 'pending' and e.placement = any (placements_wanted)
         order by e.sweep_at limit most for update skip locked
+    ), doubtful as (
+        select e.request_id from executions e
+        where e.holder_process = process and e.finished_at is null and e.state = 'dispatched'
+          and e.granted_at < now() - interval '10 s' and e.request_id <> all (running)
+        limit most for update skip locked
     )
     update executions e
     set state = 'dispatched', holder_process = process, lease_epoch = e.lease_epoch + 1, placements = e.placements + 1,
         granted_at = clock_timestamp(), act_by = now() + (e.timeout_ms + 5000) * interval '1 ms'
-    from free where e.request_id = free.request_id
+    from (table free union table doubtful limit most) taken where e.request_id = taken.request_id
     returning e.request_id, e.lease_epoch, e.organization_id, e.run_id, e.workflow_id, e.node_id, e.node_type, e.attempt, e.kind,
               e.requested_by_user_id, e.payload, e.secret_refs, e.timeout_ms
 $$;
@@ -664,6 +715,7 @@ declare
     tail jsonb;
     final_state text;
 begin
+    perform vespid_i_hold_off_revokes(array(select (i->>'executor')::uuid from unnest(items) i));
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
         ord := i;
         item := items[ord];
@@ -748,16 +800,17 @@ declare
     written record;
     count int;
 begin
+    perform vespid_i_hold_off_revokes(array(select (i->>'executor')::uuid from unnest(items) i));
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
         ord := i;
         item := items[ord];
         count := jsonb_array_length(item->'events');
         outcome := 'fenced'; run_id := null; seq := null;
-        select e.run_id, e.organization_id into held from executions e join executors x on x.id = e.executor_id
+        select e.run_id, e.organization_id, e.lease_epoch into held from executions e join executors x on x.id = e.executor_id
         where e.request_id = item->>'request' and e.executor_id = (item->>'executor')::uuid
           and x.revoked_at is null and x.connection_epoch = (item->>'connectionEpoch')::bigint
           and coalesce((item->>'epoch')::bigint, e.lease_epoch) = e.lease_epoch
-          and e.finished_at is null and e.last_event_seq < (item->>'firstEventSeq')::bigint;
+          and e.state in ('dispatched', 'received') and e.last_event_seq < (item->>'firstEventSeq')::bigint;
         if found then
             if held.run_id is not null then
                 update workflow_runs r set event_seq = r.event_seq + count where r.id = held.run_id and r.finished_at is null
@@ -769,7 +822,8 @@ begin
             end if;
             update executions e
             set last_event_seq = (item->>'lastEventSeq')::bigint, state = case when e.state = 'dispatched' then 'received' else e.state end
-            where e.request_id = item->>'request' and e.executor_id = (item->>'executor')::uuid and e.finished_at is null
+            where e.request_id = item->>'request' and e.executor_id = (item->>'executor')::uuid
+              and e.state in ('dispatched', 'received') and e.lease_epoch = held.lease_epoch
               and e.last_event_seq < (item->>'firstEventSeq')::bigint;
             if not found then
                 -- It ended between the two statements; undo the numbers so that seq stays without gaps.
@@ -798,8 +852,8 @@ begin
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
         ord := i;
         update executions e
-        set state = 'pending', placements = greatest(e.placements - 1, 0), act_by = greatest(e.act_by, now() + interval '10 s'),
-            sweep_at = now() + interval '5 s'
+        set state = 'pending', placements = greatest(e.placements - 1, 0), act_by = e.wait_until,
+            sweep_at = least(e.wait_until, now() + interval '5 s')
         where e.request_id = items[ord]->>'request' and e.state in ('dispatched', 'received')
           and e.executor_id = (items[ord]->>'executor')::uuid
           and coalesce((items[ord]->>'epoch')::bigint, e.lease_epoch) = e.lease_epoch;
@@ -845,9 +899,14 @@ end $$;
 create function vespid_x_refuse_execution(request text, code text, detail jsonb)
 returns table (outcome text, organization_id uuid, run_id uuid)
 language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    held executions := vespid_i_lock_execution(request);
 begin
-    select e.organization_id, e.run_id into organization_id, run_id from executions e where e.request_id = request and e.state = 'pending';
-    outcome := case when found and vespid_i_conclude(request, 'failed', code, detail) then 'concluded' else 'gone' end;
+    outcome := 'gone'; organization_id := held.organization_id; run_id := held.run_id;
+    if held.state = 'pending' then
+        perform vespid_i_conclude(request, 'failed', code, detail);
+        outcome := 'concluded';
+    end if;
     return next;
 end $$;
 
@@ -856,20 +915,20 @@ create function vespid_x_cancel_execution(request text)
 returns table (outcome text, organization_id uuid, run_id uuid, executor_id uuid, holder_process uuid, lease_epoch bigint, edge_id uuid)
 language plpgsql security definer set search_path = pg_catalog, public as $$
 declare
-    held record;
+    held executions := vespid_i_lock_execution(request);
 begin
     outcome := 'unknown';
-    select e.state, e.organization_id, e.run_id, e.executor_id, e.holder_process, e.lease_epoch, e.finished_at into held
-    from executions e where e.request_id = request;
-    if found then
+    if held.request_id is not null then
         organization_id := held.organization_id; run_id := held.run_id; executor_id := held.executor_id;
         holder_process := held.holder_process; lease_epoch := held.lease_epoch;
         select x.edge_id into edge_id from executors x where x.id = held.executor_id;
         if held.finished_at is not null then
             outcome := 'finished';
         elsif held.state = 'pending' then
-            outcome := case when vespid_i_conclude(request, 'cancelled', 'NODE_EXECUTION_CANCELLED') then 'cancelled' else 'finished' end;
+            perform vespid_i_conclude(request, 'cancelled', 'NODE_EXECUTION_CANCELLED');
+            outcome := 'cancelled';
         else
+            -- Asked again, it keeps its first deadline.
             update executions e set state = 'cancelling', act_by = now() + interval '10 s', sweep_at = now() + interval '10 s'
             where e.request_id = request and e.state in ('dispatched', 'received');
             outcome := 'cancelling';
@@ -957,6 +1016,8 @@ end $$;
 -- One row per lease of ours, and one ('foreign') per listed request that is not its own any more:
 --   continues (it has it) | resend (send `execute` again, same epoch) | waits (a result is announced in unacked)
 --   | reoffer | concluded (lost: another journal, or received but omitted) | cancelling (tell it again) | foreign (tell it to stop)
+--   | stale (alone: a newer connection stands, or the executor is revoked)
+-- With `inFlight` null nothing is compared: the connection has not been interrupted, so nothing can have been lost on it.
 create function vespid_x_hello_executor(executor uuid, hello jsonb)
 returns table (request_id text, action text, lease_epoch bigint, organization_id uuid, run_id uuid, workflow_id uuid, node_id text,
                node_type text, attempt int, kind text, requested_by_user_id uuid, payload jsonb, secret_refs jsonb, timeout_ms int,
@@ -970,8 +1031,11 @@ declare
     listed jsonb := coalesce(hello->'inFlight', '[]');
 begin
     select x.journal_id is not distinct from hello->>'journalId' into same_journal from executors x
-    where x.id = executor and x.connection_epoch = (hello->>'connectionEpoch')::bigint for no key update;
+    where x.id = executor and x.connection_epoch = (hello->>'connectionEpoch')::bigint and x.revoked_at is null and x.enabled
+    for no key update;
     if not found then
+        request_id := ''; action := 'stale';
+        return next;
         return;
     end if;
     update executors x
@@ -984,6 +1048,9 @@ begin
         reported_tags = coalesce((select array_agg(v) from jsonb_array_elements_text(nullif(hello->'reportedTags', 'null'::jsonb)) v), '{}'),
         max_in_flight = coalesce((hello->>'maxInFlight')::int, x.max_in_flight)
     where x.id = executor;
+    if hello->'inFlight' = 'null' then
+        return;
+    end if;
     for held in
         select e.request_id, e.state, e.lease_epoch, e.organization_id, e.run_id, e.workflow_id, e.node_id, e.node_type, e.attempt, e.kind,
                e.requested_by_user_id, e.payload, e.secret_refs, e.timeout_ms, e.on_lost, e.last_event_seq,
@@ -996,7 +1063,7 @@ begin
     loop
         request_id := held.request_id; lease_epoch := held.lease_epoch; organization_id := held.organization_id; run_id := held.run_id;
         workflow_id := held.workflow_id; node_id := held.node_id; node_type := held.node_type; attempt := held.attempt; kind := held.kind;
-        requested_by_user_id := held.requested_by_user_id; payload := null; secret_refs := null; timeout_ms := held.timeout_ms;
+        requested_by_user_id := held.requested_by_user_id; payload := null; secret_refs := held.secret_refs; timeout_ms := held.timeout_ms;
         remaining_ms := held.remaining_ms; on_lost := held.on_lost; last_event_seq := held.last_event_seq;
         if held.announced and held.state <> 'dispatched' then
             action := 'waits';
@@ -1015,9 +1082,9 @@ begin
         elsif held.state = 'dispatched' and (same_journal or held.announced) then
             -- It has not got it under this lease; one that has a result of it already answers from its journal.
             action := 'resend';
-            payload := held.payload; secret_refs := held.secret_refs;
+            payload := held.payload;
         else
-            lost := vespid_i_lose_lease(held.request_id, not same_journal);
+            lost := vespid_i_lose_lease(held.request_id, held.lease_epoch, not same_journal);
             action := case when lost = 'kept' then 'continues' else lost end;
         end if;
         return next;
@@ -1043,6 +1110,12 @@ begin
     return found;
 end $$;
 
+-- Revoked, disabled or deleted.
+create function vespid_x_is_revoked(executor uuid) returns boolean
+language sql stable security definer set search_path = pg_catalog, public as $$
+    select not exists (select from executors x where x.id = executor and x.revoked_at is null and x.enabled)
+$$;
+
 create function vespid_x_set_draining(executor uuid, epoch bigint) returns boolean
 language plpgsql security definer set search_path = pg_catalog, public as $$
 begin
@@ -1062,11 +1135,11 @@ begin
         return;
     end if;
     for held in
-        select e.request_id, e.organization_id, e.run_id from executions e
-        where e.executor_id = executor and e.finished_at is null order by e.run_id, e.request_id
+        select e.request_id, e.organization_id, e.run_id, e.lease_epoch from executions e
+        where e.executor_id = executor and e.finished_at is null and e.state <> 'pending' order by e.run_id, e.request_id
     loop
         request_id := held.request_id; organization_id := held.organization_id; run_id := held.run_id;
-        action := vespid_i_lose_lease(held.request_id, true);
+        action := vespid_i_lose_lease(held.request_id, held.lease_epoch, true);
         return next;
     end loop;
 end $$;
@@ -1135,9 +1208,10 @@ language sql stable security definer set search_path = pg_catalog, public as $$
     from executions e where e.request_id = any (requests) and e.state = 'pending' and e.placement = 'executor'
 $$;
 
--- Processes whose lease has passed, and what they held.
+-- Processes whose lease has passed, and what they held → dead (a process) | away (an executor whose socket it had)
+--   | reoffer, concluded, kept (work of its own)
 create function vespid_x_sweep_processes(agent_lease_ms int)
-returns table (process_id uuid, request_id text, action text, organization_id uuid, run_id uuid)
+returns table (process_id uuid, request_id text, action text, organization_id uuid, run_id uuid, executor_id uuid, connection_epoch bigint)
 language plpgsql security definer set search_path = pg_catalog, public as $$
 declare
     dead record;
@@ -1145,18 +1219,26 @@ declare
 begin
     for dead in delete from processes p where p.lease_until < now() returning p.id, p.lease_until loop
         process_id := dead.id; request_id := null; action := 'dead'; organization_id := null; run_id := null;
-        update executors x set lost_at = dead.lease_until, leases_expire_at = dead.lease_until + agent_lease_ms * interval '1 ms'
-        where x.edge_id = dead.id and x.lost_at is null;
+        executor_id := null; connection_epoch := null;
         return next;
+        action := 'away';
+        for executor_id, organization_id, connection_epoch in
+            update executors x set lost_at = dead.lease_until, leases_expire_at = dead.lease_until + agent_lease_ms * interval '1 ms'
+            where x.edge_id = dead.id and x.lost_at is null
+            returning x.id, x.organization_id, x.connection_epoch
+        loop
+            return next;
+        end loop;
     end loop;
+    executor_id := null; connection_epoch := null;
     for held in
-        select e.request_id, e.organization_id, e.run_id, e.holder_process from executions e
+        select e.request_id, e.organization_id, e.run_id, e.holder_process, e.lease_epoch from executions e
         where e.finished_at is null and e.holder_process is not null and e.state <> 'pending'
           and not exists (select 1 from processes p where p.id = e.holder_process)
         order by e.run_id, e.request_id limit 500
     loop
         process_id := held.holder_process; request_id := held.request_id; organization_id := held.organization_id; run_id := held.run_id;
-        action := vespid_i_lose_lease(held.request_id, true);
+        action := vespid_i_lose_lease(held.request_id, held.lease_epoch, true);
         return next;
     end loop;
 end $$;
@@ -1170,14 +1252,15 @@ declare
     held record;
 begin
     for lost in
-        select x.id from executors x where x.leases_expire_at <= now() order by x.leases_expire_at limit most for no key update skip locked
+        select x.id, x.revoked_at from executors x where x.leases_expire_at <= now() order by x.leases_expire_at limit most
+        for no key update skip locked
     loop
         for held in
-            select e.request_id, e.organization_id, e.run_id from executions e
+            select e.request_id, e.organization_id, e.run_id, e.lease_epoch from executions e
             where e.executor_id = lost.id and e.finished_at is null and e.state <> 'pending' order by e.run_id, e.request_id
         loop
             executor_id := lost.id; request_id := held.request_id; organization_id := held.organization_id; run_id := held.run_id;
-            action := vespid_i_lose_lease(held.request_id, false);
+            action := vespid_i_lose_lease(held.request_id, held.lease_epoch, lost.revoked_at is not null);
             return next;
         end loop;
         update executors x set leases_expire_at = null where x.id = lost.id;
