@@ -150,7 +150,9 @@ class Ground:
         await self.sql.execute(f"update {table} set {moved} where {key} = $1", value)  # noqa: S608 - names of ours
 
 
-def new_row(org_id: OrgId, run_id: str | None = None, *, node_id: str = "n1", attempt: int = 1, **others: Any) -> NewRow:
+def new_row(
+    org_id: OrgId, run_id: str | None = None, *, node_id: str = "n1", attempt: int = 1, **others: Any
+) -> NewRow:
     """An execution as a dispatch makes it; `in_run=True` ties it to the run."""
     in_run = others.pop("in_run", False)
     requirement = Requirement("agent.execute", tags=tuple(others.get("required_tags", ())))

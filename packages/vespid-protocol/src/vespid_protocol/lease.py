@@ -194,6 +194,12 @@ ROWS: tuple[LeaseRow, ...] = (
             ),
             Row(event, sources, None, (Guard.IS_HOLDER, Guard.MAY_WAIT), (Effect.MARK_LOST,)),
             Row(event, sources, State.FAILED, (Guard.IS_HOLDER,), (Effect.RELEASE, Effect.APPLY)),
+            *(
+                # Nobody is left who could say that it has stopped.
+                (Row(event, (State.CANCELLING,), State.CANCELLED, (Guard.IS_HOLDER,), (Effect.RELEASE, Effect.APPLY)),)
+                if event is Event.LOST
+                else ()
+            ),
             Row(event, _EXISTING, None),
         )
     ),

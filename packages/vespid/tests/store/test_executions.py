@@ -298,7 +298,9 @@ async def test_a_cancel_or_refusal_that_meets_a_grant_does_not_end_what_runs(hou
     for _ in range(15):
         row = new_row(house.org)
         await house.store.create(row)
-        refused, granted = await asyncio.gather(house.store.refuse(row.request_id, "NO_AGENT_AVAILABLE"), house.grant(row))
+        refused, granted = await asyncio.gather(
+            house.store.refuse(row.request_id, "NO_AGENT_AVAILABLE"), house.grant(row)
+        )
         assert (refused.outcome == "gone") == isinstance(granted, Granted)
         row = new_row(house.org)
         await house.store.create(row)
@@ -482,9 +484,7 @@ async def test_a_step_cancels_what_waits_and_names_whom_to_tell_of_the_rest(hous
     assert await ground.is_due(run)
 
 
-async def test_a_run_whose_steps_raise_fails_after_the_fifth_and_stops_its_work(
-    house: House, steps: StepStore
-) -> None:
+async def test_a_run_whose_steps_raise_fails_after_the_fifth_and_stops_its_work(house: House, steps: StepStore) -> None:
     ground, store = house.ground, house.store
     run = await ground.run(house.org, await ground.workflow(house.org))
     running = await house.leased(run_id=run, node_id="a", in_run=True)
@@ -496,7 +496,10 @@ async def test_a_run_whose_steps_raise_fails_after_the_fifth_and_stops_its_work(
     row = await ground.run_row(run)
     assert (row["status"], row["error"]) == ("failed", "INTERNAL_ERROR")
     assert [event["event_type"] for event in await ground.events(run)] == ["run_failed"]
-    assert (await ground.state(running.request_id), await ground.state(waiting.request_id)) == ("cancelling", "cancelled")
+    assert (await ground.state(running.request_id), await ground.state(waiting.request_id)) == (
+        "cancelling",
+        "cancelled",
+    )
     assert not await ground.is_due(run)
 
 
@@ -568,7 +571,10 @@ async def test_work_that_loses_its_third_holder_is_quarantined(house: House) -> 
         lose = "select vespid_i_lose_lease($1, $2, false)"
         assert await house.ground.sql.fetchval(lose, row.request_id, epoch) == expected
     stored = await house.ground.execution(row.request_id)
-    assert (stored["error"], msgspec.json.decode(stored["error_details"])) == ("AGENT_DISCONNECTED", {"quarantined": True})
+    assert (stored["error"], msgspec.json.decode(stored["error_details"])) == (
+        "AGENT_DISCONNECTED",
+        {"quarantined": True},
+    )
 
 
 @pytest.mark.promise("P1")

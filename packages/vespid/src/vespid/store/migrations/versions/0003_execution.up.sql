@@ -1067,7 +1067,7 @@ begin
         remaining_ms := held.remaining_ms; on_lost := held.on_lost; last_event_seq := held.last_event_seq;
         if held.announced and held.state <> 'dispatched' then
             action := 'waits';
-        elsif held.state = 'cancelling' then
+        elsif held.state = 'cancelling' and same_journal then
             action := 'cancelling';
         elsif held.state = 'pending' then
             -- Its lease is over, but nobody else has it yet: the scheduler goes on, a late result is still good.
