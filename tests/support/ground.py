@@ -116,7 +116,8 @@ class Ground:
     async def announce(self, kind: str, subject_id: str, org_id: OrgId | None, payload: object = None) -> None:
         """A row of the control feed."""
         await self.sql.execute(
-            "insert into control_feed (organization_id, kind, subject_id, payload) values ($1, $2, $3, $4::text::jsonb)",
+            "insert into control_feed (organization_id, kind, subject_id, payload)"
+            " values ($1, $2, $3, $4::text::jsonb)",
             None if org_id is None else UUID(org_id),
             kind,
             subject_id,
@@ -147,7 +148,7 @@ class Ground:
     async def let_pass(self, table: str, key: str, value: object, *columns: str) -> None:
         """Put times of a row into the past, as if one had waited."""
         moved = ", ".join(f"{column} = now() - interval '1 ms'" for column in columns)
-        await self.sql.execute(f"update {table} set {moved} where {key} = $1", value)  # noqa: S608 - names of ours
+        await self.sql.execute(f"update {table} set {moved} where {key} = $1", value)
 
 
 def new_row(

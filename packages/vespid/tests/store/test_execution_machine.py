@@ -66,12 +66,12 @@ class Walk(RuleBasedStateMachine):
             )
             self.connect(agent, "first", ())
 
-    # --- helpers -------------------------------------------------------------------------------------------------------
+    # --- helpers -----------------------------------------------------------------------------------------------------
 
     def call(self, function: str, item: dict[str, Any]) -> dict[str, Any]:
         row = self.sql.execute(
             f"select to_jsonb(f) as row from {function}(array[%s::text::jsonb]) f",
-            (msgspec.json.encode(item).decode(),),  # noqa: S608
+            (msgspec.json.encode(item).decode(),),
         ).fetchone()
         assert row is not None
         return dict(row[0])
@@ -115,7 +115,7 @@ class Walk(RuleBasedStateMachine):
     def holds(self, agent: Agent) -> bool:
         return self.model.executor_id == agent.id
 
-    # --- what can happen -----------------------------------------------------------------------------------------------
+    # --- what can happen ---------------------------------------------------------------------------------------------
 
     @rule(same=st.booleans())
     def dispatch(self, same: bool) -> None:
@@ -232,7 +232,7 @@ class Walk(RuleBasedStateMachine):
         moved = "act_by = now(), sweep_at = now()" if due else "sweep_at = now()"
         self.sql.execute(
             f"update executions set {moved} where request_id = %s and finished_at is null",
-            (self.request,),  # noqa: S608
+            (self.request,),
         )
         self.sql.execute("select * from vespid_x_sweep_executions(100)")
         self.now += 2 * DAY_MS if due else 0
@@ -281,7 +281,7 @@ class Walk(RuleBasedStateMachine):
         self.sql.execute("select * from vespid_x_revoke_leases(%s)", (agent.id,))
         self.step(Event.LOST, executor_id=agent.id if self.holds(agent) else None, loss=Loss.REVOKED)
 
-    # --- what always holds ---------------------------------------------------------------------------------------------
+    # --- what always holds -------------------------------------------------------------------------------------------
 
     @invariant()
     def the_row_is_the_models(self) -> None:

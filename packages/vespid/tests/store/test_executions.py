@@ -79,7 +79,7 @@ async def elsewhere(ground: Ground, executions: ExecutionStore) -> House:
     return House(ground, executions, org, executor, await ground.connected(executor, await ground.process()))
 
 
-# --- dispatch ----------------------------------------------------------------------------------------------------------
+# --- dispatch --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_request_is_pending_once_however_often_it_is_dispatched(house: House) -> None:
@@ -106,7 +106,7 @@ async def test_another_payload_or_organization_under_the_same_id_is_a_conflict(h
     assert await house.ground.state(row.request_id) == "pending"
 
 
-# --- grant -------------------------------------------------------------------------------------------------------------
+# --- grant -----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_grant_raises_the_epoch_and_answers_what_execute_needs(house: House) -> None:
@@ -139,7 +139,7 @@ async def test_an_executor_that_may_not_hold_it_is_refused(house: House, change:
     stored = new_row(house.org, required_tags=("gpu",))
     await house.store.create(stored)
     fresh = new_row(house.org, required_tags=("gpu",))
-    await house.ground.sql.execute(f"update executors set {change}")  # noqa: S608 - from the list above
+    await house.ground.sql.execute(f"update executors set {change}")
     assert await house.grant(stored) == NotGranted("refused")
     assert await house.ground.state(stored.request_id) == "pending"
     answer = await house.grant(fresh, create=msgspec.Raw(msgspec.json.encode(fresh)))
@@ -189,7 +189,7 @@ async def test_of_two_grants_at_once_one_holds(house: House) -> None:
         assert (await house.ground.execution(row.request_id))["lease_epoch"] == 1
 
 
-# --- result ------------------------------------------------------------------------------------------------------------
+# --- result ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.promise("P2", "P4")
@@ -277,7 +277,7 @@ async def test_the_result_of_what_is_being_cancelled_is_its_cancellation(house: 
     assert (stored["state"], stored["error"], stored["output"]) == ("cancelled", "NODE_EXECUTION_CANCELLED", None)
 
 
-# --- cancel, refuse, decline ---------------------------------------------------------------------------------------------
+# --- cancel, refuse, decline -----------------------------------------------------------------------------------------
 
 
 async def test_a_cancel_ends_what_waits_and_asks_for_the_end_of_what_runs(house: House) -> None:
@@ -324,7 +324,7 @@ async def test_work_given_back_uses_no_placement_and_goes_on_with_its_old_wait(h
     assert (await house.granted(row, other)).lease_epoch == 2
 
 
-# --- events ------------------------------------------------------------------------------------------------------------
+# --- events ----------------------------------------------------------------------------------------------------------
 
 
 def _append(house: House, row: NewRow, first: int, *kinds: str, by: Lease | None = None, epoch: int = 1) -> Append:
@@ -408,7 +408,7 @@ async def test_a_wait_is_noted_once_per_reason(house: House) -> None:
     assert (await store.note_waiting(WaitNote(row.request_id, "QUOTA"))).outcome == "same"
 
 
-# --- a result and its run ------------------------------------------------------------------------------------------------
+# --- a result and its run --------------------------------------------------------------------------------------------
 
 
 def _step(house: House, run: RunId, version: int, **others: object) -> StepItem:
@@ -503,7 +503,7 @@ async def test_a_run_whose_steps_raise_fails_after_the_fifth_and_stops_its_work(
     assert not await ground.is_due(run)
 
 
-# --- leases that are lost --------------------------------------------------------------------------------------------------
+# --- leases that are lost --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.promise("P4")
@@ -602,7 +602,7 @@ async def test_a_dead_process_loses_its_sockets_and_its_own_work(
     assert not await connections.renew_process(database, house.lease.edge, "gateway", None, 1_000)
 
 
-# --- deadlines -----------------------------------------------------------------------------------------------------------
+# --- deadlines -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.promise("P1")
@@ -651,7 +651,7 @@ async def test_a_result_without_a_run_is_kept_for_its_time_and_then_deleted(hous
     assert await house.store.read(row.request_id) is None
 
 
-# --- work of the server's own ----------------------------------------------------------------------------------------------
+# --- work of the server's own ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.promise("P2")
@@ -677,7 +677,7 @@ async def test_what_a_process_holds_without_running_it_is_taken_up_again(house: 
     assert (await house.store.finish(stale)).outcome == "fenced"
 
 
-# --- many at once ----------------------------------------------------------------------------------------------------------
+# --- many at once ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.promise("P1")
