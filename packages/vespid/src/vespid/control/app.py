@@ -42,6 +42,7 @@ from vespid.security.rate_limit import FailureLimiter, RateLimit
 from vespid.security.refresh_tokens import RefreshTokens
 from vespid.service import Service, Stack
 from vespid.settings import ApiSettings
+from vespid.store.auth_sessions import Authorizer
 from vespid.store.pool import Database
 from vespid.store.runs import RunCreator
 from vespid_protocol.ids import ProcessId, new_id
@@ -104,6 +105,7 @@ class ControlPlane:
         self.deps = Deps(
             settings=settings,
             database=database,
+            authorizer=Authorizer(database),
             passwords=Passwords(),
             access_tokens=AccessTokens(settings.auth_token_secret),
             refresh_tokens=RefreshTokens(settings.auth_token_secret),
@@ -123,7 +125,7 @@ class ControlPlane:
             grace_s=settings.shutdown_grace_ms / 1000,
             trusted_proxies=settings.trusted_proxies,
         )
-        own = (*bus, database, self.deps.runs, self.deps.feed, Housekeeping(database), self._http)
+        own = (*bus, database, self.deps.authorizer, self.deps.runs, self.deps.feed, Housekeeping(database), self._http)
         self._stack = Stack([service for service in own if service is not None])
 
     @property

@@ -16,6 +16,7 @@ from vespid.security.passwords import Passwords
 from vespid.security.rate_limit import FailureLimiter
 from vespid.security.refresh_tokens import RefreshTokens
 from vespid.settings import ApiSettings
+from vespid.store.auth_sessions import Authorizer
 from vespid.store.pool import Database
 from vespid.store.runs import RunCreator
 
@@ -31,6 +32,8 @@ class Deps:
 
     settings: ApiSettings
     database: Database
+    # Whether a login lives, and what its user is in an organization.
+    authorizer: Authorizer
     passwords: Passwords
     access_tokens: AccessTokens
     refresh_tokens: RefreshTokens

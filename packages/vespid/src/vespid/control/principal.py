@@ -89,7 +89,7 @@ async def _by_access_token(deps: Deps, token: str, org_id: OrgId | None) -> Stan
         claims = deps.access_tokens.verify(token, deps.now_ms() // 1000)
     except AccessTokenInvalid:
         raise _expired() from None
-    standing = await auth_sessions.authorize(deps.database, UUID(claims.session_id), UUID(claims.user_id), org_id)
+    standing = await deps.authorizer.standing(UUID(claims.session_id), UUID(claims.user_id), org_id)
     if not standing.session_live:
         raise _expired()
     principal = Principal(claims.user_id, claims.email, "access_token", session_id=claims.session_id)
@@ -103,7 +103,7 @@ async def _by_cookie(deps: Deps, cookie: str, org_id: OrgId | None) -> Standing:
     # A rotated cookie may still be on its way in another tab.
     if login is None or not login.is_usable(ROTATION_GRACE_S):
         raise _expired()
-    standing = await auth_sessions.authorize(deps.database, login.session_id, login.user_id, org_id)
+    standing = await deps.authorizer.standing(login.session_id, login.user_id, org_id)
     if not standing.session_live:
         raise _expired()
     principal = Principal(UserId(str(login.user_id)), login.email, "cookie", session_id=str(login.session_id))

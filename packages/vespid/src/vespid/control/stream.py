@@ -25,7 +25,6 @@ from vespid.control.events import RunEvent, event_of, seq_after
 from vespid.control.openapi import errors
 from vespid.control.principal import authenticate
 from vespid.errors import ApiError, not_found
-from vespid.store import auth_sessions
 from vespid.store.connections import FeedRow
 from vespid.store.runs import list_events, read_progress
 from vespid_protocol.ids import RunId
@@ -99,8 +98,8 @@ class RunWatch:
             except ApiError:
                 return False
         # The login and not its token: the one that opened the stream may have expired or been rotated since.
-        standing = await auth_sessions.authorize(
-            self._deps.database, UUID(principal.session_id), UUID(principal.user_id), self._tenant.org_id
+        standing = await self._deps.authorizer.standing(
+            UUID(principal.session_id), UUID(principal.user_id), self._tenant.org_id
         )
         return standing.session_live and standing.role is not None
 

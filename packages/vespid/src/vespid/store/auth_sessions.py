@@ -1,10 +1,12 @@
 """Logins and refresh tokens, and the one round trip that authorizes a request."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
+from vespid.store.group_read import GroupRead
 from vespid.store.pool import Database
 from vespid.store.queries import load
 from vespid_protocol.ids import OrgId
@@ -44,13 +46,44 @@ class Login(msgspec.Struct, frozen=True):
         return self.live and (not self.rotated or self.rotated_ago_s <= grace_s)
 
 
-async def authorize(database: Database, session_id: UUID, user_id: UUID, org_id: OrgId | None) -> Standing:
-    record = await database.fetchrow_system(
-        QUERIES.authorize, session_id, user_id, UUID(org_id) if org_id is not None else None
+class Asked(msgspec.Struct, frozen=True):
+    """A login, and the organization (None: in none) that its user's role is wanted of."""
+
+    session_id: UUID
+    user_id: UUID
+    org_id: UUID | None
+
+
+class Authorizer:
+    """Tells how logins stand, at the moment of asking: nothing is remembered. A Service.
+
+    Every request of the control plane asks this, so those that come together are one statement.
+    """
+
+    def __init__(self, database: Database, *, connections: int = 2) -> None:
+        self._reads: GroupRead[Asked, Standing] = GroupRead(
+            database, _authorize, connections=connections, name="authorize"
+        )
+
+    async def start(self) -> None:
+        await self._reads.start()
+
+    async def stop(self) -> None:
+        await self._reads.stop()
+
+    async def standing(self, session_id: UUID, user_id: UUID, org_id: OrgId | None) -> Standing:
+        """Raises DatabaseUnavailable."""
+        return await self._reads.answer(Asked(session_id, user_id, UUID(org_id) if org_id is not None else None))
+
+
+async def _authorize(connection: asyncpg.Connection, asked: Sequence[Asked]) -> list[Standing]:
+    records = await connection.fetch(
+        QUERIES.authorize,
+        [one.session_id for one in asked],
+        [one.user_id for one in asked],
+        [one.org_id for one in asked],
     )
-    if record is None:
-        raise RuntimeError("vespid_authorize answered no row")
-    return Standing(record["session_live"], record["role"])
+    return [Standing(record["session_live"], record["role"]) for record in records]
 
 
 async def authorize_api_key(database: Database, org_id: UUID, token_sha256: bytes) -> ApiKeyStanding | None:

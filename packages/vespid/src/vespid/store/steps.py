@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 
 from vespid.store.group import GroupCommit
+from vespid.store.group_read import GroupRead
 from vespid.store.pool import Database
 from vespid.store.queries import load
 from vespid_protocol.ids import OrgId, RunId
@@ -117,21 +118,21 @@ class StepStore:
         self._steps: GroupCommit[StepItem, StepWritten | None] = GroupCommit(
             db, _apply, key=lambda item: item.run, connections=connections, name="apply-steps"
         )
+        self._loads: GroupRead[tuple[OrgId, RunId], LoadedRun | None] = GroupRead(
+            db, _load, connections=connections, name="load-runs"
+        )
 
     async def start(self) -> None:
         await self._steps.start()
+        await self._loads.start()
 
     async def stop(self) -> None:
+        await self._loads.stop()
         await self._steps.stop()
 
     async def load(self, org_id: OrgId, run_id: RunId) -> LoadedRun | None:
         """The run as it is; None where the organization has none of that id."""
-        row = await self._db.fetchrow_system(QUERIES.load_run, UUID(org_id), UUID(run_id))
-        if row is None:
-            return None
-        fields = dict(row)
-        ends = fields.pop("ends")
-        return LoadedRun(**fields, ends=[] if ends is None else _decode_ends(ends))
+        return await self._loads.answer((org_id, run_id))
 
     async def apply(self, item: StepItem) -> StepWritten | None:
         """Write a step; None where the run has moved on from `version`: load it and step again."""
@@ -154,3 +155,18 @@ class StepStore:
 async def _apply(connection: asyncpg.Connection, items: Sequence[StepItem]) -> list[StepWritten | None]:
     answers = await connection.fetch(QUERIES.apply_steps, [_encode(item) for item in items])
     return [None if answer["detail"] is None else _decode_written(answer["detail"]) for answer in answers]
+
+
+async def _load(connection: asyncpg.Connection, asked: Sequence[tuple[OrgId, RunId]]) -> list[LoadedRun | None]:
+    rows = await connection.fetch(
+        QUERIES.load_runs, [UUID(org_id) for org_id, _ in asked], [UUID(run_id) for _, run_id in asked]
+    )
+    return [_loaded(row) for row in rows]
+
+
+def _loaded(row: asyncpg.Record) -> LoadedRun | None:
+    if row["workflow_id"] is None:
+        return None
+    fields = dict(row)
+    ends = fields.pop("ends")
+    return LoadedRun(**fields, ends=[] if ends is None else _decode_ends(ends))

@@ -1,7 +1,11 @@
 -- Logins, their refresh tokens, and what the server must know before it looks at a request.
 
 -- name: authorize
-select session_live, role from vespid_authorize($1, $2, $3)
+-- Several callers at once; each is looked at as its own tenant.
+select a.session_live, a.role
+from unnest($1::uuid[], $2::uuid[], $3::uuid[]) with ordinality as asked (session, person, org, ord)
+cross join lateral vespid_authorize(asked.session, asked.person, asked.org) a
+order by asked.ord
 
 -- name: authorize_api_key
 select id, role, user_id, email from vespid_authorize_api_key($1, $2)
