@@ -325,6 +325,8 @@ def test_the_statements_walk_the_table(sql: "psycopg.Connection[Any]") -> None:
         OnDatabase,
         settings=settings(
             max_examples=120,
+            # The same walks every time: a landing must not hang on luck. Random ones: remove this line and run it.
+            derandomize=True,
             stateful_step_count=25,
             deadline=None,
             database=None,
