@@ -5,6 +5,7 @@ are one commit; then the caller waits for a future that the result wakes.
 """
 
 import asyncio
+import re
 from typing import Literal
 
 import msgspec
@@ -40,6 +41,7 @@ OFFER_ANSWER_S = 6.0
 
 KINDS = ("connector.action", "agent.execute", "agent.run")
 
+_NODE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -321,7 +323,7 @@ def _row(body: DispatchBody, timeout_max_ms: int) -> NewRow:
             errors[field] = ["must be a UUID"]
     if not 1 <= body.attempt_count <= 1_000_000:
         errors["attemptCount"] = ["must be between 1 and 1000000"]
-    if not 1 <= len(body.node_id) <= 64 or ":" in body.node_id:
+    if _NODE_ID.fullmatch(body.node_id) is None:
         errors["nodeId"] = ["must match [A-Za-z0-9_-]{1,64}"]
     timeout_ms = TIMEOUT_DEFAULT_MS if body.timeout_ms is None else body.timeout_ms
     if not TIMEOUT_MIN_MS <= timeout_ms <= timeout_max_ms:

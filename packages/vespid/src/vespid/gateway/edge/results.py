@@ -18,6 +18,7 @@ from vespid.dispatch.stepper import result_event
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.inflight import InFlight
 from vespid.gateway.edge.streams import Streams
+from vespid.store.connections import is_revoked
 from vespid.store.executions import Finish, Finished
 from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.tasks import Tasks
@@ -96,15 +97,26 @@ class Results:
             RESULTS.labels(finished.outcome).inc()
             if finished.outcome == "stale":
                 # A newer connection, or a revoke: this socket says nothing that counts any more.
-                connection.end(Event.SHUT_DOWN, "no longer the connection of this executor")
+                await self._let_go(connection)
                 return
             connection.ack(request_id, lease_epoch)
-            await self._after(connection, in_flight, finish, finished)
         finally:
+            # From here on a repeat is answered for itself.
             committing = self._committing[connection]
             committing.pop(request_id).set_result(None)
             if not committing:
                 del self._committing[connection]
+        await self._after(connection, in_flight, finish, finished)
+
+    async def _let_go(self, connection: Connection) -> None:
+        try:
+            revoked = await is_revoked(self._house.db, connection.executor_id)
+        except STORE_AWAY:
+            revoked = False
+        if revoked:
+            connection.end(Event.REVOKED, "this agent was revoked")
+        else:
+            connection.end(Event.SHUT_DOWN, "no longer the connection of this executor")
 
     def _finish(self, connection: Connection, frame: ExecuteResult, lease_epoch: int | None) -> Finish:
         return Finish(
