@@ -1,4 +1,4 @@
-"""Gateways in this process, on free ports, over a real Postgres and a real Redis; and callers of their internal HTTP."""
+"""Gateways in this process, on free ports, over a real Postgres and Redis; and callers of their internal HTTP."""
 
 from base64 import b64encode
 from collections.abc import AsyncIterator
