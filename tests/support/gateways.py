@@ -85,7 +85,7 @@ class Fleet:
 
     async def gateway(self, **settings: Any) -> Gateway:
         port = free_port()
-        defaults = {
+        defaults: dict[str, Any] = {
             "env": "test",
             "database_url": self._database_url,
             "redis_url": self._redis_url,

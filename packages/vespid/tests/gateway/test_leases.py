@@ -254,7 +254,7 @@ async def test_a_revoke_closes_the_socket_within_a_second_on_whichever_gateway(
         await waiting.settled()
         execute = await leased(gateway, scripted, org)
         if redis_away:
-            await fleet.redis.execute_command("CLIENT", "PAUSE", "1500", "ALL")
+            await fleet.redis.client_pause(1500)
         loop = asyncio.get_running_loop()
         begun = loop.time()
         await fleet.ground.revoke(executor)
