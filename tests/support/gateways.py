@@ -17,7 +17,8 @@ from tests.support.processes import free_port
 
 from vespid.gateway.service import GatewayService
 from vespid.security.envelope import Keyring
-from vespid.settings import GatewaySettings
+from vespid.settings import GatewaySettings, WorkerSettings
+from vespid.worker.service import WorkerService
 from vespid_protocol.ids import OrgId, new_id
 
 TOKEN = "service-token-of-the-tests"
@@ -82,6 +83,7 @@ class Fleet:
         self.http = http
         self._gateways: list[Gateway] = []
         self._executors: list[ScriptedExecutor] = []
+        self._workers: list[WorkerService] = []
 
     async def gateway(self, **settings: Any) -> Gateway:
         port = free_port()
@@ -101,6 +103,36 @@ class Fleet:
         gateway = Gateway(service, f"http://127.0.0.1:{port}", self.http)
         self._gateways.append(gateway)
         return gateway
+
+    async def worker(self, **settings: Any) -> WorkerService:
+        """A worker that looks often, and judges soon."""
+        defaults: dict[str, Any] = {
+            "env": "test",
+            "database_url": self._database_url,
+            "redis_url": self._redis_url,
+            "gateway_http_url": "http://127.0.0.1:1",
+            "gateway_service_token": TOKEN,
+            "secrets_kek_id": "test",
+            "secrets_kek_base64": KEK,
+            "database_pool_size": 4,
+            "continuation_poll_ms": 50,
+            "agent_lease_ms": 500,
+            "retry_backoff_ms": 0,
+        }
+        worker = WorkerService(WorkerSettings(**(defaults | settings)))
+        await worker.start()
+        self._workers.append(worker)
+        return worker
+
+    async def finished_run(self, run_id: str, within_s: float = 15.0) -> "asyncpg.Record":
+        """The run once it is terminal."""
+
+        async def over() -> Any:
+            row = await self.ground.run_row(run_id)
+            return row if row["finished_at"] is not None else None
+
+        row: asyncpg.Record = await until(over, f"run {run_id} is terminal", within_s)
+        return row
 
     async def stop(self, gateway: Gateway) -> None:
         self._gateways.remove(gateway)
@@ -166,6 +198,8 @@ class Fleet:
     async def close(self) -> None:
         for executor in self._executors:
             await executor.drop()
+        for worker in self._workers:
+            await worker.stop()
         for gateway in reversed(self._gateways):
             await gateway.service.stop()
 
