@@ -25,7 +25,7 @@ from vespid.bus.choice import (
     Waiting,
 )
 from vespid.bus.connection import Connection
-from vespid.bus.partition import QUOTA_ONLY, QUOTA_SIGNATURE, Handed, Partition, Verdict
+from vespid.bus.partition import QUOTA_ONLY, QUOTA_SIGNATURE, Handed, Partition, Scripts, Verdict
 from vespid.bus.signatures import Signatures
 from vespid.domain.selector import Pool
 from vespid_protocol.ids import ExecutorId, OrgId, RequestId, new_id
@@ -41,10 +41,9 @@ class RedisCapacity:
     """`ports.Capacity` over one Redis. The clock (epoch ms) is for tests; without one the server's time counts."""
 
     def __init__(self, connection: Connection, *, clock: Callable[[], int] | None = None) -> None:
-        self._connection = connection
-        self._clock = clock
+        self._scripts = Scripts(connection, clock)
         self._signatures = Signatures()
-        self._managed = Partition(connection, "{m:0}", clock)
+        self._managed = Partition(self._scripts, "{m:0}")
 
     async def choose(self, ask: Ask) -> Choice:
         """Reserve a slot, or queue up."""
@@ -133,7 +132,7 @@ class RedisCapacity:
         return await self._deliver(handed)
 
     def _organization(self, org_id: OrgId) -> Partition:
-        return Partition(self._connection, f"{{o:{org_id}}}", self._clock)
+        return Partition(self._scripts, f"{{o:{org_id}}}")
 
     def _of(self, org_id: OrgId | None) -> Partition:
         return self._managed if org_id is None else self._organization(org_id)

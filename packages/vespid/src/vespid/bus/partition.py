@@ -11,6 +11,7 @@ from vespid.bus import scripts
 from vespid.bus.choice import ExecutorPresence, Next
 from vespid.bus.connection import Connection, Reply
 from vespid.bus.errors import BusReplyError
+from vespid.bus.gather import Gather
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
 
 # In an organization's partition: takes quota for a managed request, without limit and without an edge.
@@ -46,18 +47,30 @@ class Record(msgspec.Struct, frozen=True):
     at: str
 
 
+class Scripts:
+    """What all partitions of one capacity book call through."""
+
+    def __init__(self, connection: Connection, clock: Callable[[], int] | None = None) -> None:
+        self.connection = connection
+        # Epoch ms; without one the server's clock decides, which all processes share.
+        self._clock = clock
+        self.choose = Gather(connection, _CHOOSE, self.now)
+        self.release = Gather(connection, _RELEASE, self.now)
+
+    def now(self) -> int:
+        """Epoch ms for a script; 0: its own clock."""
+        return 0 if self._clock is None else self._clock()
+
+
 class Partition:
     """The scripts, called on one partition."""
 
-    def __init__(self, connection: Connection, name: str, clock: Callable[[], int] | None = None) -> None:
+    def __init__(self, scripts: "Scripts", name: str) -> None:
         self.name = name
-        self._connection = connection
+        self._scripts = scripts
+        self._connection = scripts.connection
+        self._now = scripts.now
         self._meta = f"{name}:meta"
-        # Epoch ms; without one the server's clock decides, which all processes share.
-        self._clock = clock
-
-    def _now(self) -> int:
-        return 0 if self._clock is None else self._clock()
 
     async def choose(
         self,
@@ -73,10 +86,8 @@ class Partition:
         exclude: frozenset[ExecutorId],
         ask: bytes,
     ) -> tuple[Verdict, list[Handed]]:
-        reply = await self._connection.run(
-            _CHOOSE,
+        verdict, handed = await self._scripts.choose.call(
             self._meta,
-            self._now(),
             request_id,
             org_id,
             signature,
@@ -88,7 +99,8 @@ class Partition:
             ",".join(sorted(exclude)),
             ask,
         )
-        verdict, handed = _pair(reply)
+        if not isinstance(verdict, list):
+            raise BusReplyError(f"unexpected verdict: {verdict!r}")
         words = [_text(word) for word in verdict]
         if len(words) < 5:
             return Verdict(word=words[0], detail=words[1] if len(words) > 1 else ""), _handed(handed)
@@ -110,11 +122,10 @@ class Partition:
         self, request_id: RequestId, executor_id: ExecutorId | None, *, only_unconfirmed: bool
     ) -> tuple[str, list[Handed]]:
         """'DONE', 'GONE' (not known) or 'KEPT' (another executor's, or confirmed)."""
-        reply = await self._connection.run(
-            _RELEASE, self._meta, self._now(), request_id, executor_id or "", int(only_unconfirmed)
+        word, handed = await self._scripts.release.call(
+            self._meta, request_id, executor_id or "", int(only_unconfirmed)
         )
-        word, handed = _pair(reply)
-        return _text(word[0]), _handed(handed)
+        return _text(word), _handed(handed)
 
     async def upsert(
         self, executor: ExecutorPresence, capabilities: bytes, signatures: Sequence[str], version: bytes
