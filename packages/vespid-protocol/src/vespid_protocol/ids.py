@@ -44,15 +44,21 @@ class IdInvalid(ValueError):
 
 def uuid7(time_ns: int, random: bytes) -> uuid.UUID:
     """A version 7 UUID: 48 bits of epoch ms, 12 bits of the fraction of that ms, 62 random bits (from 8 bytes)."""
+    return uuid.UUID(int=_uuid7_bits(time_ns, random))
+
+
+def _uuid7_bits(time_ns: int, random: bytes) -> int:
     milliseconds, rest_ns = divmod(time_ns, 1_000_000)
     fraction = rest_ns * 4096 // 1_000_000
     tail = int.from_bytes(random[:8], "big") & ((1 << 62) - 1)
-    return uuid.UUID(int=(milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | tail)
+    return (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | tail
 
 
 def new_id() -> str:
     """A fresh id, a UUID v7 in text: ids made later by the same clock sort later (to a quarter of a microsecond)."""
-    return str(uuid7(time.time_ns(), os.urandom(8)))
+    # Spelled here: every request makes ids, and a UUID object is three quarters of the work.
+    digits = f"{_uuid7_bits(time.time_ns(), os.urandom(8)):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def is_uuid(text: str) -> bool:

@@ -218,17 +218,14 @@ class Dispatcher:
 
     async def _choose(self, work: Wanted) -> Reserved | Held:
         """An executor for it now. Raises the refusal that the caller is to see."""
-        not_now = ApiError(
-            503, "GATEWAY_UNAVAILABLE", "The gateway cannot place work now.", headers={"Retry-After": "1"}
-        )
         try:
             choice = await self._house.scheduler.ask(work, wait=False)
         except BusError as error:
-            raise not_now from error
+            raise _not_now() from error
         if isinstance(choice, (Reserved, Held)):
             return choice
         if isinstance(choice, Cold):
-            raise not_now
+            raise _not_now()
         reason = str(choice.reason) if isinstance(choice, Refused) else "ALL_FULL"
         code, details = refusal_code(reason, pinned=work.pin is not None)
         raise ApiError(429 if reason == "QUOTA" else 503, code, _WHY.get(reason, "No executor is free."), details)
@@ -299,6 +296,10 @@ class Dispatcher:
             self._house.scheduler.cancel_own(
                 request_id, str(asked.holder_process), asked.lease_epoch or 0, "cancelled by a caller"
             )
+
+
+def _not_now() -> ApiError:
+    return ApiError(503, "GATEWAY_UNAVAILABLE", "The gateway cannot place work now.", headers={"Retry-After": "1"})
 
 
 _WHY = {
