@@ -8,6 +8,7 @@ we hold to the name as well), checked against the system's authorities.
 
 import asyncio
 import decimal
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
@@ -74,6 +75,10 @@ async def query(input: QueryInput, secret: str | None, context: ActionContext) -
     except OSError as unreachable:
         if isinstance(unreachable, TimeoutError):
             raise
+        if isinstance(unreachable, ssl.SSLCertVerificationError):
+            raise ConnectorError(
+                "POSTGRES_UNREACHABLE", f"the certificate of {target.host} is not trusted"
+            ) from unreachable
         message = f"{target.host}:{target.port} cannot be reached ({type(unreachable).__name__})"
         raise ConnectorError("POSTGRES_UNREACHABLE", message, retryable=True) from unreachable
 
