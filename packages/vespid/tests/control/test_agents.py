@@ -148,7 +148,7 @@ async def connect(
     )
     await superuser.execute(
         """update executors set edge_id = $2, lost_at = null, connection_epoch = connection_epoch + 1,
-               last_seen_at = now() - $3 * interval '1 s' where id = $1""",
+               connected_at = now(), last_seen_at = now() - $3 * interval '1 s' where id = $1""",
         UUID(agent_id),
         edge,
         seen_ago_s,

@@ -5,6 +5,7 @@ from uuid import UUID
 import pytest
 from tests.support.gateways import Fleet, Gateway, dispatch_body
 from tests.support.ground import Executor
+from tests.support.organization import until
 
 from vespid_protocol.ids import OrgId, new_id
 
@@ -63,6 +64,29 @@ async def test_the_welcome_says_what_the_peer_must_know(fleet: Fleet, gateway: G
     row = await fleet.ground.sql.fetchrow("select * from executors where id = $1", UUID(executor.id))
     assert row is not None
     assert (row["reported_tags"], row["tags"], row["max_in_flight"]) == (["mine"], ["gpu", "eu"], 200)
+
+
+async def test_whoever_is_shown_connected_can_be_given_work(fleet: Fleet, gateway: Gateway, executor: Executor) -> None:
+    async def shown() -> bool:
+        query = "select connected_at from executors where id = $1"
+        return await fleet.ground.sql.fetchval(query, UUID(executor.id)) is not None
+
+    scripted = fleet.scripted(gateway, executor)
+    # Longer than the test: Redis holds back whatever would change it.
+    await fleet.redis.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+    try:
+        await scripted.connect()
+        for _ in range(30):
+            await scripted.settled()
+        assert not await shown()
+    finally:
+        await fleet.redis.execute_command("CLIENT", "UNPAUSE")
+    await until(shown, "the executor is shown connected")
+    assert await fleet.redis.hget(f"{{o:{executor.org_id}}}:x:{executor.id}", "r") == b"1"
+    await scripted.drop()
+    await scripted.connect()
+    await fleet.routed(executor)
+    await until(shown, "its next connection is shown")
 
 
 async def test_an_unknown_protocol_in_the_hello_closes_with_4426(

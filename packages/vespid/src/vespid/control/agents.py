@@ -200,11 +200,12 @@ async def lose_leases(deps: Deps, executor_id: UUID) -> None:
 
 
 def status_of(agent: rows.AgentRow, now: datetime, stale_ms: int) -> str:
-    """online, offline or revoked: offline at once after a close, and when not heard of for too long."""
+    """online, offline or revoked: online once it can be given work, offline at once after a close, and when not heard
+    of for too long."""
     if agent.revoked_at is not None:
         return "revoked"
     heard_at = agent.heard_at
-    if agent.lost_at is not None or heard_at is None:
+    if agent.lost_at is not None or agent.connected_at is None or heard_at is None:
         return "offline"
     return "online" if now - heard_at <= timedelta(milliseconds=stale_ms) else "offline"
 

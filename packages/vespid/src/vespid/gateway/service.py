@@ -49,7 +49,12 @@ class GatewayService:
         handover = Handover()
         self._wheel = Wheel()
         self.registry = Registry(
-            self.house.capacity, self.house.scheduler, self.house.partitions, self.house.process_id, self._tasks
+            self.house.db,
+            self.house.capacity,
+            self.house.scheduler,
+            self.house.partitions,
+            self.house.process_id,
+            self._tasks,
         )
         streams = Streams(self.house, self._tasks, payload_max_chars=settings.remote_event_payload_max_chars)
         results = Results(self.house, streams, self._tasks, push=settings.continuation_push, keep_ms=keep_ms)

@@ -44,6 +44,8 @@ class AgentRow(msgspec.Struct, frozen=True):
     created_at: datetime
     # When a connection of it last began or ended.
     last_seen_at: datetime | None
+    # Since when it is given work; None until its gateway has announced the connection.
+    connected_at: datetime | None
     # None while it is connected.
     lost_at: datetime | None
     # The lease of the process that has its socket.

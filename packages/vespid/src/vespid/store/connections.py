@@ -136,6 +136,11 @@ async def hello(db: Database, executor_id: ExecutorId, item: HelloItem) -> list[
     return [HeldLease(**row) for row in await db.fetch_system(QUERIES.hello, UUID(executor_id), _encode(item))]
 
 
+async def announce(db: Database, executor_id: ExecutorId, connection_epoch: int) -> bool:
+    """Redis knows the connection. False: it is not the newest, or was announced before."""
+    return bool(await db.fetchval_system(QUERIES.announce, UUID(executor_id), connection_epoch))
+
+
 async def disconnect(db: Database, executor_id: ExecutorId, connection_epoch: int, lease_ms: int) -> bool:
     """The socket is gone; its leases live on for `lease_ms`. False: a newer connection stands, nothing changed."""
     return bool(await db.fetchval_system(QUERIES.disconnect, UUID(executor_id), connection_epoch, lease_ms))

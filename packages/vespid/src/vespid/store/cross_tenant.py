@@ -23,6 +23,7 @@ _REASONS: Final = {
     "vespid_x_authenticate_executor": "who holds this token",
     "vespid_x_hello_executor": "what it can do and already has",
     "vespid_x_connect_executor": "a new connection epoch fences the old socket",
+    "vespid_x_announce_executor": "its edge has told Redis of it, compared by epoch",
     "vespid_x_is_revoked": "why a connection may not go on",
     "vespid_x_disconnect_executor": "the end of a connection, compared by epoch",
     "vespid_x_set_draining": "takes nothing new",

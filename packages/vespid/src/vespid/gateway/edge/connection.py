@@ -47,6 +47,7 @@ class Connection:
         "_closing",
         "_handlers",
         "_loop",
+        "announced",
         "capacity",
         "connection_epoch",
         "cordoned",
@@ -96,6 +97,8 @@ class Connection:
         self.paused_until_ms = 0
         # Set while a hello is being registered: what comes about work meanwhile waits, or it would not be known here.
         self.registering: asyncio.Future[None] | None = None
+        # Whether Postgres knows that Redis knows it.
+        self.announced = False
         self.is_over = False
         self._loop = asyncio.get_running_loop()
         self._closing: asyncio.Task[None] | None = None

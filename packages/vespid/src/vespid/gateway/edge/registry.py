@@ -18,6 +18,9 @@ from vespid.dispatch.partitions import Partitions
 from vespid.dispatch.scheduler import Scheduler
 from vespid.domain.selector import Capabilities
 from vespid.gateway.edge.connection import Connection
+from vespid.store.connections import announce
+from vespid.store.failure import STORE_AWAY
+from vespid.store.pool import Database
 from vespid.tasks import Tasks
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId
 
@@ -33,8 +36,15 @@ class Registry:
     """Who is connected here."""
 
     def __init__(
-        self, capacity: Capacity, scheduler: Scheduler, partitions: Partitions, process_id: ProcessId, tasks: Tasks
+        self,
+        db: Database,
+        capacity: Capacity,
+        scheduler: Scheduler,
+        partitions: Partitions,
+        process_id: ProcessId,
+        tasks: Tasks,
     ) -> None:
+        self._db = db
         self._capacity = capacity
         self._scheduler = scheduler
         self._partitions = partitions
@@ -117,18 +127,36 @@ class Registry:
                 self._reporting[connection] = False
                 if connection.is_over:
                     return
-                try:
-                    await self.report_now(connection)
-                    await self._partitions.warm_if_cold(connection.org_id)
-                except BusError as error:
-                    # Until it is told: a Redis that comes back with its data asks nobody to report again.
-                    log.warning("report_postponed", executor_id=connection.executor_id, error=str(error))
+                is_told = await self._tell_redis(connection)
+                # Also while Redis is away: people see what is connected.
+                if not (await self._announce(connection) and is_told):
                     await asyncio.sleep(AGAIN_S)
-                    continue
-                if not self._reporting[connection]:
+                elif not self._reporting[connection]:
                     return
         finally:
             del self._reporting[connection]
+
+    async def _tell_redis(self, connection: Connection) -> bool:
+        try:
+            await self.report_now(connection)
+            await self._partitions.warm_if_cold(connection.org_id)
+        except BusError as error:
+            # Until it is told: a Redis that comes back with its data asks nobody to report again.
+            log.warning("report_postponed", executor_id=connection.executor_id, error=str(error))
+            return False
+        return True
+
+    async def _announce(self, connection: Connection) -> bool:
+        """Who sees it online may count on its being chosen, so Redis is told first."""
+        if connection.announced or self.get(connection.executor_id) is not connection:
+            return True
+        try:
+            await announce(self._db, connection.executor_id, connection.connection_epoch)
+        except STORE_AWAY as error:
+            log.warning("announcement_postponed", executor_id=connection.executor_id, error=repr(error))
+            return False
+        connection.announced = True
+        return True
 
     async def _withdraw(self, connection: Connection) -> None:
         while True:

@@ -9,6 +9,9 @@ select * from vespid_x_connect_executor($1, $2)
 -- name: hello
 select * from vespid_x_hello_executor($1, $2)
 
+-- name: announce
+select vespid_x_announce_executor($1, $2)
+
 -- name: disconnect
 select vespid_x_disconnect_executor($1, $2, $3)
 

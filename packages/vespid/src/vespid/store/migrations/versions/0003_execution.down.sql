@@ -14,6 +14,7 @@ drop function vespid_x_set_draining;
 drop function vespid_x_is_revoked;
 drop function vespid_x_disconnect_executor;
 drop function vespid_x_hello_executor;
+drop function vespid_x_announce_executor;
 drop function vespid_x_connect_executor;
 drop function vespid_x_authenticate_executor;
 drop function vespid_x_end_process;

@@ -40,7 +40,7 @@ create table executors (
     instance_id           text,
     connection_epoch      bigint not null default 0,
     edge_id               uuid,                              -- the process that holds the socket
-    connected_at          timestamptz,
+    connected_at          timestamptz,                       -- null until its edge has announced it: since then it is given work
     last_seen_at          timestamptz,                       -- written on connect, on close and when found silent
     lost_at               timestamptz default now(),         -- null while connected
     leases_expire_at      timestamptz,                       -- when the sweep acts on the leases of a lost one
@@ -1003,7 +1003,7 @@ begin
     end if;
     return query
     update executors x
-    set connection_epoch = x.connection_epoch + 1, edge_id = edge, connected_at = now(), last_seen_at = now(),
+    set connection_epoch = x.connection_epoch + 1, edge_id = edge, connected_at = null, last_seen_at = now(),
         lost_at = null, leases_expire_at = null, draining = false
     where x.id = executor
     returning x.connection_epoch, x.organization_id, x.tags, x.tags_version, x.cordoned, x.max_in_flight,
@@ -1099,6 +1099,15 @@ begin
         requested_by_user_id := null; timeout_ms := null; remaining_ms := null; on_lost := null; last_event_seq := null;
         return next;
     end loop;
+end $$;
+
+-- Its edge has registered it and told Redis: from here on it may be chosen, and people see it online.
+create function vespid_x_announce_executor(executor uuid, epoch bigint) returns boolean
+language plpgsql security definer set search_path = pg_catalog, public as $$
+begin
+    update executors x set connected_at = now()
+    where x.id = executor and x.connection_epoch = epoch and x.lost_at is null and x.connected_at is null;
+    return found;
 end $$;
 
 -- A socket closed, or went silent. An old connection's late close changes nothing. → true: it was the newest
