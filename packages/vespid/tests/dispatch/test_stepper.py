@@ -12,7 +12,7 @@ from tests.support.ground import SHELL, Ground, Lease
 from vespid.bus.errors import BusUnavailable
 from vespid.dispatch import stepper as stepper_module
 from vespid.dispatch.house import House
-from vespid.dispatch.stepper import result_event
+from vespid.dispatch.rows import result_event
 from vespid.store.executions import CloudWork, Finish, Finished, Grant, Granted
 from vespid_protocol.ids import OrgId, ProcessId, RequestId, RunId
 

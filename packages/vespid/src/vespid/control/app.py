@@ -24,7 +24,7 @@ from vespid.bus.mail import RedisMail
 from vespid.bus.ports import Fanout, Mail
 from vespid.control.body import MAX_BODY_BYTES, StrictRequest
 from vespid.control.context import provide_deps, provide_principal, provide_tenant
-from vespid.control.deps import Deps
+from vespid.control.deps import Deps, Runs
 from vespid.control.errors import exception_handlers
 from vespid.control.housekeeping import Housekeeping
 from vespid.control.http_service import HttpService
@@ -77,15 +77,24 @@ NOUNS = (
 )
 
 
-def create_service(settings: ApiSettings, *, mail: Mail | None = None, fanout: Fanout | None = None) -> "ControlPlane":
-    """The control plane; a bus that is handed in is its owner's to start, without one it has its own."""
-    return ControlPlane(settings, mail=mail, fanout=fanout)
+def create_service(
+    settings: ApiSettings, *, mail: Mail | None = None, fanout: Fanout | None = None, runs: Runs | None = None
+) -> "ControlPlane":
+    """The control plane; what is handed in is its owner's to start, without it it has its own."""
+    return ControlPlane(settings, mail=mail, fanout=fanout, runs=runs)
 
 
 class ControlPlane:
     """`vespid api`: listens from `start` on. A Service."""
 
-    def __init__(self, settings: ApiSettings, *, mail: Mail | None = None, fanout: Fanout | None = None) -> None:
+    def __init__(
+        self,
+        settings: ApiSettings,
+        *,
+        mail: Mail | None = None,
+        fanout: Fanout | None = None,
+        runs: Runs | None = None,
+    ) -> None:
         redis = _redis(settings.redis_url) if settings.redis_url else None
         bus: list[Service] = []
         if mail is None and fanout is None and settings.redis_url:
@@ -100,6 +109,7 @@ class ControlPlane:
             statement_cache_size=settings.database_statement_cache,
             application_name="vespid-api",
         )
+        own_runs = RunCreator(database) if runs is None else None
         limit = RateLimit(settings.rate_limit_failures, settings.rate_limit_window_sec, settings.rate_limit_enabled)
         self._redis = redis
         self.deps = Deps(
@@ -112,7 +122,7 @@ class ControlPlane:
             limiter=FailureLimiter(limit, redis),
             redis=redis,
             keyring=_keyring(settings),
-            runs=RunCreator(database),
+            runs=runs or own_runs,
             plans=Plans(database),
             mail=mail,
             fanout=fanout,
@@ -125,7 +135,7 @@ class ControlPlane:
             grace_s=settings.shutdown_grace_ms / 1000,
             trusted_proxies=settings.trusted_proxies,
         )
-        own = (*bus, database, self.deps.authorizer, self.deps.runs, self.deps.feed, Housekeeping(database), self._http)
+        own = (*bus, database, self.deps.authorizer, own_runs, self.deps.feed, Housekeeping(database), self._http)
         self._stack = Stack([service for service in own if service is not None])
 
     @property

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from redis.asyncio import Redis
 
@@ -18,12 +19,20 @@ from vespid.security.refresh_tokens import RefreshTokens
 from vespid.settings import ApiSettings
 from vespid.store.auth_sessions import Authorizer
 from vespid.store.pool import Database
-from vespid.store.runs import RunCreator
+from vespid.store.runs import Created, NewRun
 
 
 def epoch_ms() -> int:
     """The clock of the process, in epoch milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+class Runs(Protocol):
+    """Creates runs, several callers' as one commit."""
+
+    async def create(self, run: NewRun) -> Created:
+        """The run is committed when this returns. Raises what `GroupCommit.submit` raises."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +51,8 @@ class Deps:
     redis: Redis | None = None
     # Opens and seals secrets; None where no KEK was given: 503 SECRETS_NOT_CONFIGURED.
     keyring: Keyring | None = None
-    # Creates runs, several callers' as one commit; None where this process accepts none: 503 QUEUE_UNAVAILABLE.
-    runs: RunCreator | None = None
+    # None where this process accepts none: 503 QUEUE_UNAVAILABLE.
+    runs: Runs | None = None
     # Plans of published revisions, for looking at runs; None: read anew each time.
     plans: Plans | None = None
     # Wakes workers, and carries hints; without them sweeps and re-reads do it, later.

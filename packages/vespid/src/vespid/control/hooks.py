@@ -58,7 +58,6 @@ async def deliver_webhook(token: str, deps: Deps, request: Request[Any, Any, Any
     if delivery is not None:
         return HookAnswer(await _accept_once(deps, webhook, run, delivery))
     created = await accept_run(deps, run)
-    wake(deps, run.org, run.id)
     return HookAnswer(shown_run(run, created.created_at))
 
 

@@ -82,7 +82,6 @@ async def start_run(
         input=None if data is None or data.input is None else msgspec.Raw(msgspec.json.encode(data.input)),
     )
     created = await accept_run(deps, new)
-    wake(deps, tenant.org_id, new.id)
     return await once.settle(RunAnswer(shown_run(new, created.created_at)))
 
 
@@ -161,7 +160,7 @@ async def get_node_output(workflow_id: str, run_id: str, node_id: str, tenant: T
 
 
 async def accept_run(deps: Deps, new: rows.NewRun) -> rows.Created:
-    """Commit a run that is due now. Raises ApiError 404, 409, and 503 QUEUE_UNAVAILABLE: then there is no run.
+    """Commit a run and have it stepped. Raises ApiError 404, 409, and 503 QUEUE_UNAVAILABLE: then there is no run.
 
     A commit of which the outcome is unknown is repeated under the same id, which makes no second run; where it stays
     unknown the 503 says so, and repeating the request with its Idempotency-Key is safe.
@@ -183,6 +182,8 @@ async def accept_run(deps: Deps, new: rows.NewRun) -> rows.Created:
             raise _queue_unavailable(details={"unknown": True, "runId": new.id})
         await asyncio.sleep(_SETTLE_PAUSE_S)
     require_created(created)
+    if created.step is None:
+        wake(deps, new.org, new.id)
     return created
 
 

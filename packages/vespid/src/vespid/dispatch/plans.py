@@ -14,7 +14,7 @@ PLANS_KEPT = 2_000
 
 
 class WorkflowMissing(LookupError):
-    """The organization has no such workflow."""
+    """The organization has no such workflow, or it is a draft, which changes."""
 
 
 class Plans:
@@ -47,6 +47,6 @@ class Plans:
     async def _read(self, org_id: OrgId, workflow_id: WorkflowId) -> Plan:
         async with self._db.tenant(org_id) as connection:
             row = await read_workflow(connection, UUID(workflow_id))
-        if row is None:
+        if row is None or row.status != "published":
             raise WorkflowMissing(workflow_id)
         return parse(row.dsl).plan

@@ -5,9 +5,19 @@ from uuid import UUID
 
 import msgspec
 
-from vespid.domain.run_event import Emit, NewExecution, NodeCancelled, NodeFailed, NodeSucceeded, RunEvent
-from vespid.store.executions import EventItem, NewRow, SecretRefs
-from vespid.store.steps import EndedExecution
+from vespid.domain.run_event import (
+    CancelRequested,
+    Emit,
+    NewExecution,
+    NodeCancelled,
+    NodeFailed,
+    NodeSucceeded,
+    RunEvent,
+    Start,
+    TimerDue,
+)
+from vespid.store.executions import CloudWork, EventItem, NewRow, SecretRefs
+from vespid.store.steps import EndedExecution, LoadedRun
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId, RunId
 
 _encode = msgspec.json.Encoder().encode
@@ -82,3 +92,49 @@ def end_event(end: EndedExecution) -> RunEvent:
 
 def text_or_none(value: UUID | None) -> str | None:
     return None if value is None else str(value)
+
+
+def input_of(loaded: LoadedRun, now_ms: int) -> list[RunEvent]:
+    """What has come for a run since its last step, in the order the machine is to see it."""
+    if loaded.cursor is None:
+        # A run that was cancelled before its first step never starts.
+        return [CancelRequested()] if loaded.cancel_requested else [Start()]
+    events: list[RunEvent] = [end_event(end) for end in loaded.ends]
+    if loaded.cancel_requested:
+        events.append(CancelRequested())
+    events.append(TimerDue(now_ms))
+    return events
+
+
+def cloud_work(row: NewRow) -> CloudWork:
+    """The lease that `vespid_i_insert_execution` made for a holder."""
+    return CloudWork(
+        request_id=row.request_id,
+        lease_epoch=1,
+        organization_id=UUID(row.org),
+        run_id=None if row.run_id is None else UUID(row.run_id),
+        workflow_id=None if row.workflow_id is None else UUID(row.workflow_id),
+        node_id=row.node_id,
+        node_type=row.node_type,
+        attempt=row.attempt,
+        kind=row.kind,
+        requested_by_user_id=None if row.user_id is None else UUID(row.user_id),
+        payload=bytes(row.payload),
+        secret_refs=None if row.secret_refs is None else msgspec.json.encode(row.secret_refs),
+        timeout_ms=row.timeout_ms,
+    )
+
+
+def result_event(
+    node_id: str,
+    attempt: int,
+    *,
+    output: object = None,
+    error: str | None = None,
+    message: str | None = None,
+    details: object = None,
+) -> RunEvent:
+    """The machine's event for a result as a holder reports it; `error` None: it succeeded."""
+    if error is None:
+        return NodeSucceeded(node_id, attempt, output)
+    return NodeFailed(node_id, attempt, error, message, details, output)

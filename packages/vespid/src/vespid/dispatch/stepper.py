@@ -5,15 +5,15 @@ there; two steppers of one run disturb each other only by that. The lock and the
 process, they guarantee nothing.
 
 `step` serves whoever finds a run due (a worker). `finish` serves whoever receives a result (an edge, a cloud runner):
-the result, the run's next state and its next executions are one commit.
+the result, the run's next state and its next executions are one commit. `create` serves an API in the worker's own
+process: the run and its first step are one commit.
 """
 
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
-from uuid import UUID
 
 import msgspec
 import structlog
@@ -22,21 +22,18 @@ from prometheus_client import Counter
 from vespid.bus.channels import CLOUD_QUEUE, run_channel, run_item
 from vespid.bus.ports import Fanout, Mail
 from vespid.dispatch.organizations import Organizations, settings_of
-from vespid.dispatch.plans import Plans
-from vespid.dispatch.rows import end_event, event_item, execution_row, text_or_none
+from vespid.dispatch.plans import Plans, WorkflowMissing
+from vespid.dispatch.rows import cloud_work, event_item, execution_row, input_of, text_or_none
 from vespid.dispatch.scheduler import Scheduler, Wanted
 from vespid.domain.plan import Plan
-from vespid.domain.policy import Backoff, RunPolicy
+from vespid.domain.policy import Backoff, OrgSettings, RunPolicy
 from vespid.domain.run import (
-    CancelRequested,
-    NodeFailed,
     NodeSucceeded,
     OutputsMissing,
     RunContext,
     RunEvent,
     RunState,
     Start,
-    TimerDue,
     decode_state,
     encode_state,
     step,
@@ -44,6 +41,7 @@ from vespid.domain.run import (
 from vespid.store.executions import CloudWork, ExecutionStore, Finish, Finished, NewRow, read_outputs
 from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.store.pool import Database
+from vespid.store.runs import Created, NewRun
 from vespid.store.steps import LoadedRun, StepItem, StepStore, StepWritten, step_written
 from vespid_protocol.codes import Code
 from vespid_protocol.ids import OrgId, ProcessId, RequestId, RunId, WorkflowId
@@ -156,7 +154,7 @@ class Stepper:
         """One step from a fresh read; whether it was written."""
         try:
             run = await self._of_loaded(org_id, run_id, loaded)
-            decision = await self._decide(org_id, run_id, run, _input_of(loaded, self._now_ms()), loaded)
+            decision = await self._decide(org_id, run_id, run, input_of(loaded, self._now_ms()), loaded)
         except STORE_AWAY:
             raise
         except Exception as error:  # noqa: BLE001 - told and counted
@@ -184,6 +182,46 @@ class Stepper:
         if verdict == "failed":
             self._fanout.publish(run_channel(run_id), b"0")
         return verdict != "conflict"
+
+    # --- new runs ------------------------------------------------------------------------------------------------
+
+    async def create(self, new: NewRun, create: Callable[[NewRun], Awaitable[Created]]) -> Created:
+        """Create a run by `create`, with its first step where the machine can say that at once; else it is left due."""
+        first = await self._decide_first(new)
+        if first is None:
+            return await create(new)
+        run, decision = first
+        with self._room_unless_written(decision) as taken:
+            try:
+                created = await create(msgspec.structs.replace(new, step=decision.item))
+            except STORE_REFUSED as error:
+                # Nothing is there. The run as it was asked for may yet be written; its worker tells what is wrong.
+                log.warning("first_step_refused", run_id=new.id, error=repr(error))
+                return await create(new)
+            if created.step is not None:
+                taken()
+                STEPS.labels("written").inc()
+                self._after(new.org, new.id, run, decision, created.step)
+        return created
+
+    async def _decide_first(self, new: NewRun) -> tuple[_Run, _Decision] | None:
+        try:
+            plan = await self._plans.get(new.org, WorkflowId(new.workflow_id))
+            settings = await self._organizations.settings(new.org)
+            context = self._context(
+                new.org, new.id, new.workflow_id, new.user_id, new.input, new.max_attempts, settings
+            )
+            run = _Run(0, RunState(), plan, context)
+            return run, await self._decide(new.org, new.id, run, [Start()], None)
+        except WorkflowMissing:
+            return None
+        except STORE_AWAY as error:
+            log.warning("first_step_postponed", run_id=new.id, error=repr(error))
+        except Exception:
+            # Whoever steps it will meet the same, and count it.
+            STEPS.labels("raised").inc()
+            log.exception("step_raised", run_id=new.id)
+        return None
 
     # --- results -------------------------------------------------------------------------------------------------
 
@@ -240,24 +278,44 @@ class Stepper:
     async def _of_loaded(self, org_id: OrgId, run_id: RunId, loaded: LoadedRun) -> _Run:
         settings = settings_of(loaded.settings)
         self._organizations.learn(org_id, settings)
-        context = RunContext(
+        context = self._context(
+            org_id,
+            run_id,
+            str(loaded.workflow_id),
+            text_or_none(loaded.requested_by_user_id),
+            None if loaded.input is None else msgspec.Raw(loaded.input),
+            loaded.max_attempts,
+            settings,
+        )
+        plan = await self._plans.get(org_id, WorkflowId(str(loaded.workflow_id)))
+        state = RunState() if loaded.cursor is None else decode_state(loaded.cursor)
+        return _Run(loaded.version, state, plan, context)
+
+    def _context(
+        self,
+        org_id: OrgId,
+        run_id: RunId,
+        workflow_id: str,
+        user_id: str | None,
+        given: msgspec.Raw | None,
+        max_attempts: int,
+        settings: OrgSettings,
+    ) -> RunContext:
+        return RunContext(
             organization_id=org_id,
             run_id=run_id,
-            workflow_id=str(loaded.workflow_id),
-            user_id=text_or_none(loaded.requested_by_user_id),
+            workflow_id=workflow_id,
+            user_id=user_id,
             now_ms=self._now_ms(),
-            input=None if loaded.input is None else msgspec.Raw(loaded.input),
+            input=given,
             policy=RunPolicy(
-                run_retry=Backoff(loaded.max_attempts, self._settings.retry_backoff_ms),
+                run_retry=Backoff(max_attempts, self._settings.retry_backoff_ms),
                 node_timeout_ms=self._settings.node_timeout_ms,
                 event_payload_max_chars=self._settings.event_payload_max_chars,
                 settings=settings,
                 github_api_base_url=self._settings.github_api_base_url,
             ),
         )
-        plan = await self._plans.get(org_id, WorkflowId(str(loaded.workflow_id)))
-        state = RunState() if loaded.cursor is None else decode_state(loaded.cursor)
-        return _Run(loaded.version, state, plan, context)
 
     async def _decide(
         self, org_id: OrgId, run_id: RunId, run: _Run, events: Sequence[RunEvent], loaded: LoadedRun | None
@@ -347,7 +405,7 @@ class Stepper:
             else:
                 self._scheduler.launch_refusal(row.request_id, row.org, Code.GATEWAY_NOT_CONFIGURED)
         elif row.holder is not None and self._cloud is not None:
-            self._cloud.launch(_cloud_work(row))
+            self._cloud.launch(cloud_work(row))
         else:
             self._mail.wake(CLOUD_QUEUE, row.request_id)
 
@@ -391,49 +449,3 @@ class Stepper:
                 del self._turns[run_id]
             else:
                 self._turns[run_id] = (lock, waiting - 1)
-
-
-def _input_of(loaded: LoadedRun, now_ms: int) -> list[RunEvent]:
-    """What has come for a run since its last step, in the order the machine is to see it."""
-    if loaded.cursor is None:
-        # A run that was cancelled before its first step never starts.
-        return [CancelRequested()] if loaded.cancel_requested else [Start()]
-    events: list[RunEvent] = [end_event(end) for end in loaded.ends]
-    if loaded.cancel_requested:
-        events.append(CancelRequested())
-    events.append(TimerDue(now_ms))
-    return events
-
-
-def _cloud_work(row: NewRow) -> CloudWork:
-    """The lease that `vespid_i_insert_execution` made for a holder."""
-    return CloudWork(
-        request_id=row.request_id,
-        lease_epoch=1,
-        organization_id=UUID(row.org),
-        run_id=None if row.run_id is None else UUID(row.run_id),
-        workflow_id=None if row.workflow_id is None else UUID(row.workflow_id),
-        node_id=row.node_id,
-        node_type=row.node_type,
-        attempt=row.attempt,
-        kind=row.kind,
-        requested_by_user_id=None if row.user_id is None else UUID(row.user_id),
-        payload=bytes(row.payload),
-        secret_refs=None if row.secret_refs is None else msgspec.json.encode(row.secret_refs),
-        timeout_ms=row.timeout_ms,
-    )
-
-
-def result_event(
-    node_id: str,
-    attempt: int,
-    *,
-    output: object = None,
-    error: str | None = None,
-    message: str | None = None,
-    details: object = None,
-) -> RunEvent:
-    """The machine's event for a result as a holder reports it; `error` None: it succeeded."""
-    if error is None:
-        return NodeSucceeded(node_id, attempt, output)
-    return NodeFailed(node_id, attempt, error, message, details, output)

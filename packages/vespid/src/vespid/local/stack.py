@@ -131,6 +131,7 @@ class LocalStack:
     def _make_processes(self, env: Mapping[str, str]) -> list[Service]:
         from vespid.control.app import create_service
         from vespid.dispatch.house import House
+        from vespid.dispatch.starter import RunStarter
         from vespid.engine_runner.service import EngineRunnerService
         from vespid.gateway.service import GatewayService, own_address
         from vespid.worker.service import WorkerService
@@ -140,10 +141,12 @@ class LocalStack:
         house = House(gateway_settings, "gateway", address=own_address(gateway_settings))
         # Made first: the worker gives the house its cloud, and whoever is made after it finds that.
         worker = WorkerService(WorkerSettings.from_env(env), house)
+        runs = RunStarter(house)
         return [
             house,
             EngineRunnerService(EngineRunnerSettings.from_env(env)),
-            create_service(ApiSettings.from_env(env), mail=house.mail, fanout=house.fanout),
+            runs,
+            create_service(ApiSettings.from_env(env), mail=house.mail, fanout=house.fanout, runs=runs),
             GatewayService(gateway_settings, house),
             worker,
         ]

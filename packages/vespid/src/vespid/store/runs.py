@@ -11,6 +11,7 @@ import msgspec
 from vespid.store.group import GroupCommit
 from vespid.store.pool import Database
 from vespid.store.queries import load
+from vespid.store.steps import StepItem, StepWritten, step_written
 from vespid_protocol.ids import OrgId, RunId
 
 QUERIES = load("runs")
@@ -33,13 +34,16 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     # Whose name it carries; for cron and webhook the publisher's.
     user_id: str | None
     input: msgspec.Raw | None = None
+    # Its first step, written together with it; None: it is due, and whoever is told makes that step.
+    step: StepItem | None = None
 
 
 class Created(msgspec.Struct, frozen=True):
-    """Only `created` left a row."""
+    """Only `created` left a row. `step`: what its first step answered, where that was written with it."""
 
     outcome: CreateOutcome
     created_at: datetime
+    step: StepWritten | None = None
 
 
 class RunRow(msgspec.Struct, frozen=True):
@@ -118,14 +122,17 @@ class RunCreator:
         await self._creations.stop()
 
     async def create(self, run: NewRun) -> Created:
-        """The run is committed and due when this returns. Raises what `GroupCommit.submit` raises."""
+        """The run is committed when this returns. Raises what `GroupCommit.submit` raises."""
         return await self._creations.submit(run)
 
 
 async def create_runs(connection: asyncpg.Connection, runs: Sequence[NewRun]) -> list[Created]:
     """Create runs within the caller's transaction, or as one commit of its own."""
     rows = await connection.fetch(QUERIES.create_runs, [_encode(run) for run in runs])
-    return [Created(**row) for row in rows]
+    return [
+        Created(row["outcome"], row["created_at"], None if row["detail"] is None else step_written(row["detail"]))
+        for row in rows
+    ]
 
 
 async def cancel_run(connection: asyncpg.Connection, org_id: UUID, run_id: UUID) -> CancelOutcome:

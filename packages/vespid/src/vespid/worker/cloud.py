@@ -13,9 +13,8 @@ from prometheus_client import Gauge
 
 from vespid.bus.messages import CancelOrder
 from vespid.dispatch.house import House
-from vespid.dispatch.rows import text_or_none
+from vespid.dispatch.rows import result_event, text_or_none
 from vespid.dispatch.secrets import RequestSecrets, SecretUnavailable, resolve
-from vespid.dispatch.stepper import result_event
 from vespid.store.executions import CloudWork, Finish
 from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.store.secrets import SecretResolver

@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from vespid.bus.errors import BusError
 from vespid.bus.messages import ResultReady
 from vespid.dispatch.house import House
-from vespid.dispatch.stepper import result_event
+from vespid.dispatch.rows import result_event
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.inflight import InFlight
 from vespid.gateway.edge.streams import Streams

@@ -63,4 +63,4 @@ where organization_id = $1 and workflow_id = $2 and id = $3
 select vespid_cancel_run($1, $2)
 
 -- name: create_runs
-select outcome, created_at from vespid_create_runs($1::jsonb[]) order by ord
+select outcome, created_at, detail from vespid_create_runs($1::jsonb[]) order by ord

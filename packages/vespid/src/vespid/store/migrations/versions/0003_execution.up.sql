@@ -442,12 +442,20 @@ end $$;
 -- Runs (tenant functions)
 -- ---------------------------------------------------------------------------------------------------------------
 
--- C1. items: [{org, id, workflowId, triggerType, userId?, input, maxAttempts}] → created | not_found | not_published
+-- C1. items: [{org, id, workflowId, triggerType, userId?, input, maxAttempts, step?}] → created | not_found | not_published
+-- With `step` (as in vespid_i_write_step, but it can cancel and apply nothing yet) the run is written as it is after its
+-- first step: C1 and C2 in one. detail: what the step answers; null where none was written, and the run is due.
 create function vespid_create_runs(items jsonb[])
-returns table (ord int, outcome text, created_at timestamptz) language plpgsql as $$
+returns table (ord int, outcome text, created_at timestamptz, detail jsonb) language plpgsql as $$
 declare
     item jsonb;
+    step jsonb;
     org uuid;
+    run uuid;
+    events jsonb;
+    count int;
+    due timestamptz;
+    final boolean;
     workflow_status text;
 begin
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
@@ -455,20 +463,43 @@ begin
         item := items[ord];
         org := (item->>'org')::uuid;
         perform set_config('app.current_org_id', org::text, true);
+        detail := null;
         select w.status into workflow_status from workflows w where w.organization_id = org and w.id = (item->>'workflowId')::uuid;
         if not found then
             outcome := 'not_found';
         elsif workflow_status <> 'published' then
             outcome := 'not_published';
         else
-            insert into workflow_runs (id, organization_id, workflow_id, trigger_type, max_attempts, requested_by_user_id, input)
-            values ((item->>'id')::uuid, org, (item->>'workflowId')::uuid, item->>'triggerType', (item->>'maxAttempts')::int,
-                    (item->>'userId')::uuid, item->'input')
+            run := (item->>'id')::uuid;
+            step := item->'step';
+            events := coalesce(step->'events', '[]');
+            count := jsonb_array_length(events);
+            final := coalesce((step->>'finished')::boolean, false);
+            due := case when step is null then now() when not final then vespid_i_time((step->>'dueAt')::numeric) end;
+            insert into workflow_runs (id, organization_id, workflow_id, trigger_type, max_attempts, requested_by_user_id, input,
+                                       status, attempt_count, cursor, version, event_seq, error, error_message, next_attempt_at,
+                                       started_at, finished_at)
+            values (run, org, (item->>'workflowId')::uuid, item->>'triggerType', (item->>'maxAttempts')::int,
+                    (item->>'userId')::uuid, item->'input',
+                    coalesce(step->>'status', 'queued'), coalesce((step->>'attempt')::int, 0), step->'cursor',
+                    case when step is null then 0 else 1 end, count, step->>'error', step->>'errorMessage',
+                    vespid_i_time((step->>'nextAttemptAt')::numeric),
+                    case when coalesce((step->>'started')::boolean, false) then clock_timestamp() end,
+                    case when final then clock_timestamp() end)
             on conflict (id) do nothing;
-            if found then
-                insert into due_runs (run_id, organization_id, due_at) values ((item->>'id')::uuid, org, now());
-            end if;
             outcome := 'created';
+            if found then
+                if due is not null then
+                    insert into due_runs (run_id, organization_id, due_at) values (run, org, due);
+                end if;
+                if step is not null then
+                    perform vespid_i_append_events(org, (item->>'workflowId')::uuid, run, (step->>'attempt')::int, 0, events);
+                    for n in 0 .. jsonb_array_length(coalesce(step->'executions', '[]')) - 1 loop
+                        perform vespid_i_insert_execution(org, step->'executions'->n);
+                    end loop;
+                    detail := jsonb_build_object('version', 1, 'seq', count);
+                end if;
+            end if;
         end if;
         created_at := now();
         return next;
