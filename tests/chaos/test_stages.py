@@ -31,6 +31,16 @@ async def quick(processes: Processes) -> AsyncIterator[Organization]:
         yield await Organization.sign_up(processes, http)
 
 
+@pytest_asyncio.fixture
+async def patient(processes: Processes) -> AsyncIterator[Organization]:
+    """The same, but for the leases of agents: however long a restart takes here, nobody takes them for lost."""
+    processes.env |= QUICK | {"GATEWAY_LEASE_MS": "60000"}
+    for command in SERVERS:
+        await processes.start(command)
+    async with aiohttp.ClientSession() as http:
+        yield await Organization.sign_up(processes, http)
+
+
 async def kill_and_restart(organization: Organization, command: str) -> None:
     for process in organization.processes.running(command):
         await process.kill()
@@ -58,44 +68,44 @@ async def test_killed_while_the_node_waits_for_an_agent(
 @pytest.mark.promise("P3")
 @pytest.mark.parametrize("victim", SERVERS)
 async def test_killed_while_the_node_runs(
-    quick: Organization, tmp_path: Path, superuser: asyncpg.Connection, redis_url: str, victim: str
+    patient: Organization, tmp_path: Path, superuser: asyncpg.Connection, redis_url: str, victim: str
 ) -> None:
-    await quick.pair()
+    await patient.pair()
     marks = Marks(tmp_path)
     go = tmp_path / "go"
     script = marks.script(f"until [ -e {go} ]; do sleep 0.05; done")
-    workflow = (await quick.publish(shell(script)))["workflow"]
-    run_id = await quick.start_run(workflow["id"])
+    workflow = (await patient.publish(shell(script)))["workflow"]
+    run_id = await patient.start_run(workflow["id"])
     await until(marks.starts, "the task has started")
-    await kill_and_restart(quick, victim)
+    await kill_and_restart(patient, victim)
     go.touch()
-    run = await quick.finished(workflow["id"], run_id)
+    run = await patient.finished(workflow["id"], run_id)
     assert (run["status"], run["attemptCount"]) == ("succeeded", 1)
     await check_history(superuser, {run_id}, marks)
 
     async def nothing_reserved() -> bool:
-        return await reserved(redis_url, quick.id) == 0
+        return await reserved(redis_url, patient.id) == 0
 
     await until(nothing_reserved, "what was reserved is given back", within_s=20)
 
 
 @pytest.mark.promise("P3")
 async def test_a_result_made_while_no_gateway_is_there_is_applied_when_one_is(
-    quick: Organization, tmp_path: Path, superuser: asyncpg.Connection
+    patient: Organization, tmp_path: Path, superuser: asyncpg.Connection
 ) -> None:
-    await quick.pair()
+    await patient.pair()
     marks = Marks(tmp_path)
     go = tmp_path / "go"
     script = marks.script(f"until [ -e {go} ]; do sleep 0.05; done")
-    workflow = (await quick.publish(shell(script)))["workflow"]
-    run_id = await quick.start_run(workflow["id"])
+    workflow = (await patient.publish(shell(script)))["workflow"]
+    run_id = await patient.start_run(workflow["id"])
     await until(marks.starts, "the task has started")
-    (gateway,) = quick.processes.running("gateway")
+    (gateway,) = patient.processes.running("gateway")
     await gateway.kill()
     go.touch()
     await until(lambda: len(marks.lines()) == 2, "the task has ended")
-    await quick.processes.start("gateway")
-    run = await quick.finished(workflow["id"], run_id)
+    await patient.processes.start("gateway")
+    run = await patient.finished(workflow["id"], run_id)
     assert (run["status"], run["attemptCount"]) == ("succeeded", 1)
     await check_history(superuser, {run_id}, marks)
 
