@@ -173,6 +173,8 @@ def test_deadline_of_a_lost_holder_says_disconnected() -> None:
     assert lease.step(waiting, happening(lease.Event.ACT_BY, now=1000)).lease.error == "AGENT_DISCONNECTED"
     heard = lease.step(waiting, happening(lease.Event.HELLO_LISTS)).lease
     assert lease.step(heard, happening(lease.Event.ACT_BY, now=1000)).lease.error == "NODE_EXECUTION_TIMEOUT"
+    declined = lease.step(waiting, happening(lease.Event.DECLINE)).lease
+    assert lease.step(declined, happening(lease.Event.ACT_BY, now=5000)).lease.error == "NO_AGENT_AVAILABLE"
 
 
 def test_declines_do_not_stretch_the_wait() -> None:

@@ -380,6 +380,10 @@ def _error(lease: Lease, happening: Happening) -> str:
     """With which code it failed."""
     if happening.event is Event.RESULT:
         return happening.error or Code.NODE_EXECUTION_FAILED
+    if lease.state is State.PENDING:
+        # Only its wait ends here, and nobody came: that a holder was lost earlier, under `wait`, and then came back and
+        # declined is no longer why. Whoever dispatched is told what an operator can mend.
+        return Code.NO_AGENT_AVAILABLE
     if happening.event in (Event.LOST, Event.HELLO_OMITS) or lease.lost:
         return Code.AGENT_DISCONNECTED
-    return Code.NO_AGENT_AVAILABLE if lease.state is State.PENDING else Code.NODE_EXECUTION_TIMEOUT
+    return Code.NODE_EXECUTION_TIMEOUT

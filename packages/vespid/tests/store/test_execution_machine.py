@@ -272,6 +272,24 @@ class Walk(RuleBasedStateMachine):
         else:
             self.step(Event.LOST, executor_id=agent.id, loss=Loss.ANOTHER_JOURNAL)
 
+    @precondition(lambda self: self.model.state is State.PENDING)
+    @rule(
+        number=AGENTS,
+        returns=st.sampled_from(["not", "omitting", "listing", "with another journal"]),
+        late=st.booleans(),
+    )
+    def take_and_be_lost(self, number: int, returns: str, late: bool) -> None:
+        """The whole of a lost lease in one rule: put together from single ones it hardly ever comes about."""
+        agent = self.agents[number]
+        self.grant(number)
+        if not self.holds(agent) or self.model.state is not State.DISPATCHED:
+            return
+        self.remote_event(number, "own", self.model.last_event_seq + 1)
+        if late or returns == "not":
+            self.lose(number)
+        if returns != "not":
+            self.reconnect(number, returns == "listing", returns != "with another journal")
+
     @precondition(lambda self: self.exists)
     @rule(number=AGENTS)
     def revoke(self, number: int) -> None:
@@ -324,12 +342,27 @@ def test_the_statements_walk_the_table(sql: "psycopg.Connection[Any]") -> None:
     run_state_machine_as_test(
         OnDatabase,
         settings=settings(
-            max_examples=120,
-            # The same walks every time: a landing must not hang on luck. Random ones: remove this line and run it.
-            derandomize=True,
+            max_examples=300,
             stateful_step_count=25,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.promise("P2")
+def test_a_wait_that_had_lost_its_holder_ends_as_a_wait(sql: "psycopg.Connection[Any]") -> None:
+    class OnDatabase(Walk):
+        pass
+
+    OnDatabase.sql = sql
+    walk = OnDatabase()
+    walk.begin(on_lost="wait", pinned=False)
+    walk.dispatch(same=True)
+    walk.take_and_be_lost(number=0, returns="omitting", late=True)
+    assert walk.model.lost
+    walk.decline(number=0, said="own")
+    walk.act_by(due=True)
+    walk.the_row_is_the_models()
+    assert walk.model.error == "NO_AGENT_AVAILABLE"
