@@ -39,6 +39,8 @@ FAST_AND_FORGETFUL = {
     "deadlock_timeout": "100ms",
     "shared_buffers": "64MB",
 }
+# Who owns the schema that tests work on.
+OWNER = "vespid_test_owner"
 # Redis databases of an external server that tests may empty, one per test process.
 REDIS_DATABASES = 16
 
@@ -68,6 +70,20 @@ class PostgresServer:
     async def drop(self, name: str) -> None:
         async with self.connected() as connection:
             await connection.execute(f'drop database if exists "{name}" with (force)')
+
+    async def ordinary_owner(self, database: str) -> str:
+        """Give the database to a role without rights beyond it, and answer the URL of that role.
+
+        So whatever tests show is shown of a schema that no superuser owns, as on a managed server.
+        """
+        async with self.connected(database) as connection:
+            for role, attributes in (("vespid_service", ""), ("vespid_cross", "bypassrls"), (OWNER, "")):
+                if not await connection.fetchval("select true from pg_roles where rolname = $1", role):
+                    await connection.execute(f"create role {role} {attributes}")
+            await connection.execute(f"grant vespid_service, vespid_cross to {OWNER}")
+            await connection.execute(f'alter database "{database}" owner to {OWNER}')
+        url = self.url(database)
+        return f"{url}{'&' if '?' in url else '?'}options=-crole%3D{OWNER}"
 
     @contextlib.asynccontextmanager
     async def connected(self, database: str = "postgres") -> AsyncIterator["asyncpg.Connection"]:
@@ -156,7 +172,7 @@ async def migrated_template(postgres_server: PostgresServer) -> str:
             unfinished = f"{name}_unfinished"
             await connection.execute(f'drop database if exists "{unfinished}" with (force)')
             await connection.execute(f'create database "{unfinished}"')
-            await migrate(postgres_server.url(unfinished))
+            await migrate(await postgres_server.ordinary_owner(unfinished))
             await connection.execute(f'alter database "{unfinished}" rename to "{name}"')
     return name
 

@@ -38,7 +38,8 @@ class MigrationFailed(Exception):
 async def migrate(url: str, target: str = "head") -> str:
     """Bring the database to a revision, up or down, and answer the one it is at (`base` for an empty one).
 
-    `url` must name a login that owns the schema and may create roles. Raises DatabaseUnavailable, MigrationFailed.
+    `url` must name a login that owns the database and is a member of our two roles, or may make them; what an
+    administrator has to do first is told by the error. Raises DatabaseUnavailable, MigrationFailed.
     """
     return await asyncio.to_thread(migrate_blocking, url, target)
 
@@ -53,7 +54,7 @@ def migrate_blocking(url: str, target: str = "head") -> str:
             _move(connection, target)
             return _revision_of(connection)
     except (SQLAlchemyError, psycopg.Error, CommandError) as error:
-        raise MigrationFailed(str(getattr(error, "orig", None) or error)) from error
+        raise MigrationFailed(_told(getattr(error, "orig", None) or error)) from error
     finally:
         engine.dispose()
 
@@ -87,6 +88,12 @@ def _move(connection: Connection, target: str) -> None:
     else:
         log.info("migrating_up", current=current, target=target)
         command.upgrade(config, target)
+
+
+def _told(error: BaseException) -> str:
+    # What our own checks say is whole; where in a function they said it helps nobody.
+    told = error.diag.message_primary if isinstance(error, psycopg.errors.InsufficientPrivilege) else None
+    return told or str(error)
 
 
 def _is_behind(steps: ScriptDirectory, target: str, current: str) -> bool:

@@ -13,5 +13,6 @@ drop table auth_sessions;
 drop table memberships;
 drop table organizations;
 drop table users;
+drop function vespid_cross_function(text);
 drop function vespid_tenant_table(text, text);
 revoke usage on schema public from vespid_service, vespid_cross;

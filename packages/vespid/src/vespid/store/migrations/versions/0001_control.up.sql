@@ -1,14 +1,55 @@
 -- Roles, the tenant helper, and the control plane's own tables: accounts, organizations, credentials, audit.
 
--- Roles belong to the cluster, not to this database, and another database may be migrating at the same moment: whoever
--- comes second waits for the first and finds them there. Nobody logs in as vespid_cross, and nobody is a member of it.
-do $$ begin
-    create role vespid_service nologin nosuperuser nobypassrls nocreatedb nocreaterole;
-exception when duplicate_object or unique_violation then null;
-end $$;
-do $$ begin
-    create role vespid_cross nologin nosuperuser bypassrls nocreatedb nocreaterole;
-exception when duplicate_object or unique_violation then null;
+-- Roles belong to the cluster, not to this database: an administrator may have made them, and another database may be
+-- migrating at the same moment (whoever comes second waits for the first and finds them there). Nobody logs in as
+-- vespid_cross; who migrates is a member of it, to hand functions over. What this login may not do for itself is told as
+-- the statements that an administrator has to run.
+do $$
+declare
+    me text := quote_ident(current_user);
+    -- From 16 on a member need not be allowed to act as the role.
+    belongs text := case when current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end;
+    role record;
+    wanted text;
+    lacking text[] := '{}';
+begin
+    for role in select * from (values ('vespid_service', false), ('vespid_cross', true)) as r (name, crosses) loop
+        wanted := null;
+        begin
+            if not exists (select from pg_roles r where r.rolname = role.name) then
+                wanted := format('create role %I nologin nosuperuser %s nocreatedb nocreaterole', role.name,
+                                 case when role.crosses then 'bypassrls' else 'nobypassrls' end);
+                execute wanted;
+            elsif exists (select from pg_roles r where r.rolname = role.name
+                          and (r.rolsuper or r.rolbypassrls <> role.crosses)) then
+                wanted := format('alter role %I nosuperuser %s', role.name,
+                                 case when role.crosses then 'bypassrls' else 'nobypassrls' end);
+                execute wanted;
+            end if;
+        exception
+            when duplicate_object or unique_violation then null;
+            when insufficient_privilege then lacking := lacking || wanted;
+        end;
+        wanted := format('grant %I to %s', role.name, me);
+        begin
+            if not exists (select from pg_roles r where r.rolname = role.name) then
+                lacking := lacking || wanted;
+            elsif not pg_has_role(current_user, role.name, belongs) then
+                execute wanted;
+            end if;
+        exception
+            when insufficient_privilege then lacking := lacking || wanted;
+        end;
+    end loop;
+    if not has_schema_privilege('public', 'usage with grant option')
+       or not has_schema_privilege('public', 'create with grant option') then
+        lacking := lacking || format('grant usage, create on schema public to %s with grant option', me);
+    end if;
+    if lacking <> '{}' then
+        raise exception using errcode = 'insufficient_privilege', message = format(
+            E'the login %s may not prepare what Vespid needs; an administrator (a superuser) must run in this database:\n    %s;',
+            me, array_to_string(lacking, E';\n    '));
+    end if;
 end $$;
 grant usage on schema public to vespid_service, vespid_cross;
 
@@ -27,6 +68,17 @@ begin
         'nullif(current_setting(''app.current_org_id'', true), '''')::uuid'
     );
     execute format('grant %s on %I to vespid_service', p_privileges, p_table);
+end $$;
+
+-- Hands a function over to vespid_cross, as whom it then runs, and lets the service role call it. A new owner must be
+-- allowed to create in the schema, and is so for that moment only.
+create function vespid_cross_function(p_signature text) returns void language plpgsql as $$
+begin
+    execute format('revoke all on function %s from public', p_signature);
+    execute format('grant execute on function %s to vespid_service', p_signature);
+    grant create on schema public to vespid_cross;
+    execute format('alter function %s owner to vespid_cross', p_signature);
+    revoke create on schema public from vespid_cross;
 end $$;
 
 -- People. An address is kept trimmed and in lower case, so that it is one person however it is typed.
@@ -236,9 +288,7 @@ begin
         'vespid_x_user_organizations(uuid)',
         'vespid_x_prune_idempotency_keys(integer)'
     ] loop
-        execute format('alter function %s owner to vespid_cross', signature);
-        execute format('revoke all on function %s from public', signature);
-        execute format('grant execute on function %s to vespid_service', signature);
+        perform vespid_cross_function(signature);
     end loop;
 end $$;
 grant select on memberships, organizations, org_settings to vespid_cross;

@@ -143,9 +143,7 @@ begin
         'vespid_x_secrets_to_rewrap(text, uuid, integer)',
         'vespid_x_rewrap_secrets(uuid[], uuid[], bytea[], text, bytea[], bytea[])'
     ] loop
-        execute format('alter function %s owner to vespid_cross', signature);
-        execute format('revoke all on function %s from public', signature);
-        execute format('grant execute on function %s to vespid_service', signature);
+        perform vespid_cross_function(signature);
     end loop;
 end $$;
 grant select on webhook_tokens, workflows to vespid_cross;

@@ -1406,7 +1406,7 @@ begin
         execute format('revoke all on function %s from public', fn.signature);
         execute format('grant execute on function %s to vespid_service, vespid_cross', fn.signature);
         if fn.name like 'vespid\_x\_%' and fn.name <> 'vespid_x_ensure_event_partitions' then
-            execute format('alter function %s owner to vespid_cross', fn.signature);
+            perform vespid_cross_function(fn.signature::text);
         end if;
     end loop;
 end $$;

@@ -105,8 +105,6 @@ begin
         'vespid_x_change_managed_executor(uuid, boolean, boolean)',
         'vespid_x_revoke_managed_executor(uuid)'
     ] loop
-        execute format('alter function %s owner to vespid_cross', signature);
-        execute format('revoke all on function %s from public', signature);
-        execute format('grant execute on function %s to vespid_service', signature);
+        perform vespid_cross_function(signature);
     end loop;
 end $$;
