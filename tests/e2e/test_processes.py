@@ -51,6 +51,17 @@ async def test_a_database_that_is_away_is_told_in_one_line(processes: Processes,
     assert "canary" not in process.log()
 
 
+@pytest.mark.parametrize("command", ["api", "gateway", "worker"])
+async def test_a_database_that_was_not_migrated_is_told_in_one_line(
+    processes: Processes, command: str, empty_database_url: str
+) -> None:
+    # In a cluster where another database was, so that the roles are there.
+    process = await processes.start(command, ready=False, DATABASE_URL=empty_database_url)
+    assert await process.wait() == 1
+    assert "run `vespid migrate` first" in process.log()
+    assert "Traceback" not in process.log()
+
+
 async def test_a_taken_port_is_told_in_one_line(processes: Processes) -> None:
     await processes.start("engine-runner")
     second = await processes.start("engine-runner", ready=False)

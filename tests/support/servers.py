@@ -26,8 +26,8 @@ from vespid.local.folder import DataFolder
 from vespid.local.postgres import EmbeddedPostgres
 from vespid.local.valkey import EmbeddedValkey
 from vespid.service import Service
-from vespid.store.migrate import MIGRATIONS, migrate
-from vespid.store.pool import Database
+from vespid.store.migrate import migrate
+from vespid.store.pool import MIGRATIONS, Database
 
 # Nothing of a test outlives it, so nothing needs to reach the disk.
 FAST_AND_FORGETFUL = {

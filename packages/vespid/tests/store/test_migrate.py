@@ -5,8 +5,8 @@ import asyncio
 import asyncpg
 import pytest
 
-from vespid.store.migrate import MIGRATIONS, MigrationFailed, migrate
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.migrate import MigrationFailed, migrate
+from vespid.store.pool import MIGRATIONS, DatabaseUnavailable
 
 REVISIONS = sorted(file.name.split("_")[0] for file in (MIGRATIONS / "versions").glob("*.up.sql"))
 

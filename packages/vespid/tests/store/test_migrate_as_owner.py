@@ -1,4 +1,4 @@
-"""`vespid migrate` by an ordinary owner of a database, as managed servers give one: no superuser, on each major version."""
+"""`vespid migrate` by an ordinary owner of a database, as managed servers give one: no superuser, each version."""
 
 import asyncio
 import os

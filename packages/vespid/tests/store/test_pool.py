@@ -6,6 +6,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from vespid.store.migrate import migrate
 from vespid.store.pool import LOST_CONNECTION, Database, DatabaseUnavailable, SchemaMissing
 from vespid.store.tenant import begin_as
 from vespid_protocol.ids import OrgId
@@ -146,3 +147,20 @@ async def test_a_cluster_without_our_role_says_that_it_was_not_migrated(
     monkeypatch.setattr("vespid.store.pool.SERVICE_ROLE", "vespid_service_of_nobody")
     with pytest.raises(SchemaMissing, match="vespid migrate"):
         await Database(empty_database_url).start()
+
+
+async def test_a_database_that_is_at_another_revision_is_refused(
+    empty_database_url: str, database_url: str, migrated_template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The roles stand: another database of the cluster is migrated.
+    with pytest.raises(SchemaMissing, match="run `vespid migrate` first"):
+        await Database(empty_database_url).start()
+    await migrate(database_url, "0002")
+    with pytest.raises(SchemaMissing, match="is at revision 0002, and 0004 is needed"):
+        await Database(database_url).start()
+    monkeypatch.setattr("vespid.store.pool.newest_revision", lambda: "0001")
+    with pytest.raises(SchemaMissing, match="run the newer one"):
+        await Database(database_url).start()
+    await migrate(database_url, "base")
+    with pytest.raises(SchemaMissing, match="run `vespid migrate` first"):
+        await Database(database_url).start()

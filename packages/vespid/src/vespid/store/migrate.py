@@ -19,11 +19,9 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from vespid.store.pool import DatabaseUnavailable
+from vespid.store.pool import MIGRATIONS, DatabaseUnavailable
 
 log = structlog.get_logger("vespid.store.migrate")
-
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 # Any number will do, so long as it is always this one.
 _MIGRATOR_LOCK = 0x7665_7370_6964

@@ -7,6 +7,7 @@ the URL names. `jsonb` goes in and comes out as the bytes of its JSON, undecoded
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -15,6 +16,8 @@ import msgspec
 
 from vespid.store.tenant import begin_as
 from vespid_protocol.ids import OrgId
+
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 SERVICE_ROLE = "vespid_service"
 
@@ -48,7 +51,7 @@ class DatabaseUnavailable(Exception):
 
 
 class SchemaMissing(DatabaseUnavailable):
-    """The database has not been migrated: run `vespid migrate`."""
+    """The database is not at the revision of this version: run `vespid migrate`."""
 
 
 class Database:
@@ -74,12 +77,12 @@ class Database:
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
-        """Open the pool. Raises DatabaseUnavailable, or SchemaMissing where `vespid migrate` has not been run."""
+        """Open the pool. Raises DatabaseUnavailable, or SchemaMissing where this version's schema is not there."""
         async with self._turn:
             if self._pool is not None:
                 return
             with _as_unavailable():
-                self._pool = await asyncpg.create_pool(
+                pool = await asyncpg.create_pool(
                     min_size=self._min_size,
                     max_size=self._max_size,
                     max_queries=_NEVER,
@@ -88,6 +91,12 @@ class Database:
                     **self._connect_arguments(),
                     init=_use_raw_json,
                 )
+                try:
+                    await _refuse_another_revision(pool)
+                except BaseException:
+                    await pool.close()
+                    raise
+            self._pool = pool
 
     async def stop(self) -> None:
         """Close the pool once what is in use has been given back."""
@@ -185,6 +194,11 @@ class Database:
         }
 
 
+def newest_revision() -> str:
+    """The revision that this version works with."""
+    return max(step.name.partition("_")[0] for step in (MIGRATIONS / "versions").glob("*.up.sql"))
+
+
 def login_of(url: str) -> str | None:
     """The user a database URL names, if it names one."""
     user = urlsplit(url).username
@@ -203,6 +217,21 @@ def _as_unavailable() -> Iterator[None]:
         raise DatabaseUnavailable(f"Postgres cannot be reached: {error}") from error
     except asyncpg.PostgresError as error:
         raise DatabaseUnavailable(f"Postgres refused the connection: {error}") from error
+
+
+async def _refuse_another_revision(pool: "asyncpg.Pool") -> None:
+    needed = newest_revision()
+    try:
+        found = await pool.fetchval("select version_num from alembic_version")
+    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
+        # Without the table nobody has migrated; one that we may not read is another program's.
+        found = None
+    if found is None:
+        raise SchemaMissing("the database has no schema of Vespid: run `vespid migrate` first")
+    if found < needed:
+        raise SchemaMissing(f"the database is at revision {found}, and {needed} is needed: run `vespid migrate` first")
+    if found > needed:
+        raise SchemaMissing(f"the database is at revision {found}, and this version knows {needed}: run the newer one")
 
 
 async def _roll_back(connection: "asyncpg.Connection") -> None:

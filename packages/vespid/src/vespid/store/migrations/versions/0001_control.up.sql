@@ -52,6 +52,8 @@ begin
     end if;
 end $$;
 grant usage on schema public to vespid_service, vespid_cross;
+-- A process that starts looks whether the schema is the one it knows.
+grant select on alembic_version to vespid_service;
 
 -- Makes a table of tenants' rows: row-level security that binds the owner too, one policy, and what the service role
 -- may do. `p_privileges` is for tables where it may do less than everything. The setting is '' after a transaction that
