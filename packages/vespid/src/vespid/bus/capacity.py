@@ -211,7 +211,7 @@ class RedisCapacity:
                 quota, more = await self._quota(ask)
                 open_.extend(more)
                 if quota.word in ("RESERVED", "HELD", "CONFIRMED"):
-                    offers.append(turn)
+                    offers.append(msgspec.structs.replace(turn, pool="managed"))
                 else:
                     _, more = await self._managed.release(turn.request_id, turn.executor_id, only_unconfirmed=True)
                     open_.extend(more)
@@ -233,6 +233,7 @@ def _next(ask: Ask, choice: Reserved | Held) -> Next:
         choice.connection_epoch,
         choice.edge_id,
         choice.reserved_at_ms,
+        ask.pool,
     )
 
 

@@ -1,6 +1,6 @@
 """Names of the channels that processes publish to, so that both ends spell them alike."""
 
-from vespid_protocol.ids import OrgId, RunId
+from vespid_protocol.ids import OrgId, ProcessId, RunId
 
 # Every edge listens: orders about executors whose edge the sender does not know (`messages.CancelOrder`).
 EDGES = "edges"
@@ -10,6 +10,11 @@ FEED = "feed"
 
 # Wake queue of pending executions that a worker runs itself.
 CLOUD_QUEUE = "cloud-executions"
+
+
+def presence_channel(process_id: ProcessId) -> str:
+    """Nothing is published here. A process that listens is connected; one that was killed does not from that moment."""
+    return f"process:{process_id}"
 
 
 def run_channel(run_id: str) -> str:

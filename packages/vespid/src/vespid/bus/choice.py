@@ -59,6 +59,8 @@ class Next(msgspec.Struct, frozen=True):
     edge_id: ProcessId
     # Epoch ms by the Redis server's clock.
     reserved_at_ms: int
+    # Whose executor it is.
+    pool: Pool = "byon"
 
 
 class Reserved(msgspec.Struct, frozen=True):

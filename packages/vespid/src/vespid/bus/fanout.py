@@ -72,6 +72,11 @@ class RedisFanout:
         command = "SPUBLISH" if self._sharded else "PUBLISH"
         self._connection.call(command, name, self._origin + data).add_done_callback(_count_lost)
 
+    async def listeners(self, channel: str) -> int:
+        """How many processes are connected and listen, ourselves included. Raises `BusUnavailable`."""
+        reply = await self._connection.call("PUBSUB", "SHARDNUMSUB" if self._sharded else "NUMSUB", channel)
+        return reply[1] if isinstance(reply, list) and isinstance(reply[1], int) else 0
+
     async def subscribe(self, channel: str, hear: Hear) -> Callable[[], Awaitable[None]]:
         """Call `hear` with each message, and with None after a gap. Returns once subscribed, with the way out.
 

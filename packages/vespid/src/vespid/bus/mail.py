@@ -84,16 +84,21 @@ class RedisMail:
         del self._neighbours.inboxes[self._process_id]
         await puller.stop()
 
-    async def send(self, to: ProcessId, message: AnyMessage) -> None:
-        """Put a message into a process's inbox. Raises `BusUnavailable` when it is elsewhere and Redis is away."""
+    async def send(self, to: ProcessId, message: AnyMessage) -> bool:
+        """Put a message into a process's inbox. Raises `BusUnavailable` when it is elsewhere and Redis is away.
+
+        True: it was taken out at once. False: it lies there, its reader is busy, or gone.
+        """
         near = self._neighbours.inboxes.get(to)
         if near is not None:
             near.put((message,))
-            return
+            return True
         key = _inbox_key(to)
         pushed = self._connection.call("RPUSH", key, messages.encode(message))
         kept = self._connection.call("PEXPIRE", key, INBOX_KEPT_MS)
-        await asyncio.gather(pushed, kept)
+        # A reader that waits is served before the next command, so that there is nothing left to keep.
+        _, lies_there = await asyncio.gather(pushed, kept)
+        return lies_there == 0
 
     def receive(self) -> AsyncIterator[Sequence[AnyMessage]]:
         """Messages to this process, in batches. An empty batch: some may have been lost, look at the truth."""

@@ -48,6 +48,13 @@ class OfferAnswered(Message, frozen=True, tag="answered"):
     outcome: Literal["exists", "conflict"]
 
 
+class Withdrawn(Message, frozen=True, tag="withdrawn"):
+    """To an edge that seemed to be gone: nobody is proposed to this executor any more. If it lives, it reports it."""
+
+    executor_id: ExecutorId
+    connection_epoch: int
+
+
 class CancelOrder(Message, frozen=True, tag="cancel"):
     """To the edge: send `execute_cancel` to the executor that holds this request."""
 
@@ -105,6 +112,7 @@ AnyMessage = (
     Offer
     | OfferRefused
     | OfferAnswered
+    | Withdrawn
     | CancelOrder
     | Superseded
     | ResultReady

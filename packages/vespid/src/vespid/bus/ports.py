@@ -61,8 +61,11 @@ class Capacity(Protocol):
 class Mail(Protocol):
     """Inboxes of processes, and queues from which one process takes each item."""
 
-    async def send(self, to: ProcessId, message: AnyMessage) -> None:
-        """Put a message into a process's inbox; straight into it when it is in this process."""
+    async def send(self, to: ProcessId, message: AnyMessage) -> bool:
+        """Put a message into a process's inbox; straight into it when it is in this process.
+
+        False: it was not taken at once; the process is busy, or gone.
+        """
 
     def receive(self) -> AsyncIterator[Sequence[AnyMessage]]:
         """Messages to this process, in batches, in the order of each sender."""
@@ -79,6 +82,9 @@ class Fanout(Protocol):
 
     def publish(self, channel: str, data: bytes) -> None:
         """Tell all who listen. Never waits, may be lost; a burst goes as one write."""
+
+    async def listeners(self, channel: str) -> int:
+        """How many processes are connected and listen. Raises `BusUnavailable`."""
 
     async def subscribe(self, channel: str, hear: Callable[[bytes | None], None]) -> Callable[[], Awaitable[None]]:
         """Call `hear` with each message, and with None after a gap. Returns once subscribed, with the way out."""

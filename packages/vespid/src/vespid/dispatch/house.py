@@ -14,6 +14,7 @@ from vespid.bus.connection import Connection
 from vespid.bus.fanout import RedisFanout
 from vespid.bus.mail import RedisMail
 from vespid.bus.messages import CapacityReported
+from vespid.dispatch.delivery import Delivery
 from vespid.dispatch.inbox import Inbox
 from vespid.dispatch.organizations import Organizations
 from vespid.dispatch.partitions import Partitions
@@ -65,11 +66,13 @@ class House:
         self.organizations = Organizations(self.db, default_max_in_flight=settings.gateway_org_max_inflight)
         self.plans = Plans(self.db)
         self.partitions = Partitions(self.db, self.executions, self.capacity, self.fanout, self.process_id)
+        self.delivery = Delivery(self.capacity, self.mail, self.fanout, self.process_id)
         self.scheduler = Scheduler(
             self.executions,
             self.capacity,
             self.mail,
             self.fanout,
+            self.delivery,
             self.organizations,
             self.partitions,
             wake_run=self._wake_run,
@@ -93,6 +96,7 @@ class House:
                 self.connection,
                 self.mail,
                 self.fanout,
+                self.delivery,
                 self.steps,
                 self.executions,
                 self.lease,

@@ -6,6 +6,7 @@ and counted, never raised at whoever dispatches.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -18,6 +19,7 @@ from vespid.bus.choice import Ask, Cold, Held, Next, Refused, Reserved, Waiting
 from vespid.bus.errors import BusError
 from vespid.bus.messages import CancelOrder, Offer, encode
 from vespid.bus.ports import Capacity, Fanout, Mail
+from vespid.dispatch.delivery import Delivery
 from vespid.dispatch.organizations import Organizations
 from vespid.dispatch.partitions import Partitions
 from vespid.domain.selector import Pool, Requirement
@@ -32,6 +34,8 @@ OFFERS = Counter("vespid_offers_total", "Choices made for pending executions, by
 
 # A managed request may meet two cold partitions, its organization's and the managed one.
 WARM_TRIES = 3
+# Executors of dead edges that one offer may run into before the sweep has to go on with it.
+EDGES_TRIED = 16
 
 _decode_requirement = msgspec.json.Decoder(Requirement).decode
 
@@ -103,6 +107,7 @@ class Scheduler:
         capacity: Capacity,
         mail: Mail,
         fanout: Fanout,
+        delivery: Delivery,
         organizations: Organizations,
         partitions: Partitions,
         *,
@@ -113,6 +118,7 @@ class Scheduler:
         self._capacity = capacity
         self._mail = mail
         self._fanout = fanout
+        self._delivery = delivery
         self._organizations = organizations
         self._partitions = partitions
         self._wake_run = wake_run
@@ -166,19 +172,50 @@ class Scheduler:
     async def offer(self, work: Wanted) -> None:
         """Offer a pending request: reserve and tell the edge, or let it wait, or end it where it must not wait."""
         try:
-            choice = await self.ask(work, wait=work.on_unavailable == "wait")
-            if isinstance(choice, Reserved):
-                await self._send_offer(work.request_id, work.org_id, choice)
-            elif isinstance(choice, Held):
-                # Reserved earlier, and perhaps the offer was lost; granting twice is refused by the row.
-                if not choice.confirmed:
-                    await self._send_offer(work.request_id, work.org_id, choice)
-            elif isinstance(choice, Waiting):
-                await self._note_waiting(work, choice.reason)
-            elif isinstance(choice, Refused):
-                await self._refuse(work, choice.reason)
+            for _ in range(EDGES_TRIED):
+                choice = await self.ask(work, wait=work.on_unavailable == "wait")
+                if isinstance(choice, Waiting):
+                    await self._note_waiting(work, choice.reason)
+                elif isinstance(choice, Refused):
+                    await self._refuse(work, choice.reason)
+                # One that is held was reserved earlier, and perhaps the offer was lost; granting twice is refused by
+                # the row.
+                elif (
+                    isinstance(choice, Reserved) or (isinstance(choice, Held) and not choice.confirmed)
+                ) and not await self.propose(work.request_id, work.org_id, work.pool, choice):
+                    continue
+                return
         except BusError as error:
             log.warning("offer_postponed", request_id=work.request_id, error=str(error))
+
+    async def propose(
+        self,
+        request_id: RequestId,
+        org_id: OrgId,
+        pool: Pool,
+        choice: Reserved | Held,
+        *,
+        create: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET,
+        reply_to: ProcessId | None = None,
+    ) -> bool:
+        """Tell the edge of the chosen executor. False: it is gone, choose again. Raises BusUnavailable.
+
+        `create` is the row to insert, and `reply_to` who hears of it, where the request does not stand yet.
+        """
+        offer = Offer(
+            request_id,
+            org_id,
+            choice.executor_id,
+            choice.connection_epoch,
+            choice.reserved_at_ms,
+            create,
+            reply_to,
+        )
+        handed = await self._delivery.offer(choice.edge_id, offer, pool)
+        if handed is None:
+            return True
+        await self.forward(handed)
+        return any(turn.request_id == request_id for turn in handed)
 
     async def offer_pending(self, requests: Sequence[RequestId]) -> None:
         """Offer again what a sweep found still pending."""
@@ -187,11 +224,12 @@ class Scheduler:
 
     async def forward(self, handed: Iterable[Next]) -> None:
         """Tell the edges of waiters whose turn has come."""
-        for turn in handed:
-            await self._mail.send(
-                turn.edge_id,
-                Offer(turn.request_id, turn.org_id, turn.executor_id, turn.connection_epoch, turn.reserved_at_ms),
-            )
+        turns = deque(handed)
+        while turns:
+            turn = turns.popleft()
+            offer = Offer(turn.request_id, turn.org_id, turn.executor_id, turn.connection_epoch, turn.reserved_at_ms)
+            # An edge that is gone gives its turns to others; whoever finds no other waits on in the book.
+            turns.extend(await self._delivery.offer(turn.edge_id, offer, turn.pool) or ())
 
     async def released(
         self, request_id: RequestId, org_id: OrgId, *, executor_id: ExecutorId | None = None, pool: Pool | None = None
@@ -236,12 +274,6 @@ class Scheduler:
             await self._mail.send(holder, CancelOrder(request_id, ExecutorId(""), lease_epoch, reason))
         except BusError as error:
             log.warning("cancel_postponed", request_id=request_id, error=str(error))
-
-    async def _send_offer(self, request_id: RequestId, org_id: OrgId, choice: Reserved | Held) -> None:
-        await self._mail.send(
-            choice.edge_id,
-            Offer(request_id, org_id, choice.executor_id, choice.connection_epoch, choice.reserved_at_ms),
-        )
 
     async def _note_waiting(self, work: Wanted, reason: str) -> None:
         # Standing behind others is, to a person, that all are full.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 from aiohttp import web
 
-from vespid.bus.messages import Offer, OfferAnswered, OfferRefused, ResultReady
+from vespid.bus.messages import Offer, OfferAnswered, OfferRefused, ResultReady, Withdrawn
 from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.house import House, own_or_borrowed
 from vespid.gateway.brain.dispatch import Dispatcher
@@ -72,6 +72,7 @@ class GatewayService:
         self._feed.listen(self._orders.read)
         inbox = self.house.inbox
         inbox.handle(Offer, grants.offered)
+        inbox.handle(Withdrawn, self.registry.withdrawn)
         inbox.handle(OfferRefused, self._waiters.refused)
         inbox.handle(OfferAnswered, self._waiters.answered)
         inbox.handle(ResultReady, self._waiters.result)

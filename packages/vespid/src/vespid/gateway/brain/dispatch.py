@@ -13,12 +13,13 @@ import structlog
 
 from vespid.bus.choice import Cold, Held, Refused, Reserved
 from vespid.bus.errors import BusError
-from vespid.bus.messages import Offer, OfferAnswered, OfferRefused
+from vespid.bus.messages import OfferAnswered, OfferRefused
 from vespid.dispatch.house import House
 from vespid.dispatch.rows import payload_digest
-from vespid.dispatch.scheduler import Wanted, refusal_code
+from vespid.dispatch.scheduler import EDGES_TRIED, Wanted, refusal_code
 from vespid.domain.selector import Requirement, Selector
 from vespid.errors import ApiError
+from vespid.gateway.brain.refusals import nobody, not_now
 from vespid.gateway.brain.secret_courier import SecretCourier
 from vespid.gateway.brain.waiters import Ended, Waiters
 from vespid.security.envelope import SecretValue
@@ -38,8 +39,6 @@ ANSWER_GRACE_MS = 15_000
 CHOICES_MAX = 4
 # An edge answers an offer within milliseconds; when a reservation has expired (5 s), nobody will any more.
 OFFER_ANSWER_S = 6.0
-
-KINDS = ("connector.action", "agent.execute", "agent.run")
 
 _NODE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _encode = msgspec.json.Encoder().encode
@@ -125,9 +124,7 @@ class Dispatcher:
             raise _conflict(row.request_id)
         if standing.outcome == "exists" and standing.state not in ("pending",):
             return _dispatched(row, standing)
-        if isinstance(choice, (Reserved, Held)):
-            await self._send(row, choice, create=False)
-        else:
+        if not isinstance(choice, (Reserved, Held)) or not await self._send(row, choice, create=False):
             self._house.scheduler.launch([work])
         return Dispatched(row.request_id, dispatched=True)
 
@@ -196,6 +193,17 @@ class Dispatcher:
         self, row: NewRow, secret: SecretValue | None, excluded: frozenset[ExecutorId]
     ) -> ExecutorId | None:
         """The executor whose edge was asked; None where the request stands already, and the waiters were told."""
+        for _ in range(EDGES_TRIED):
+            choice = await self._choose_new(row, excluded)
+            if choice is None:
+                return None
+            if secret is not None:
+                await self._courier.bring(choice.edge_id, row.request_id, secret)
+            if await self._send(row, choice, create=True):
+                return choice.executor_id
+        raise not_now()
+
+    async def _choose_new(self, row: NewRow, excluded: frozenset[ExecutorId]) -> Reserved | Held | None:
         try:
             choice = await self._choose(msgspec.structs.replace(Wanted.of_row(row), exclude=excluded))
         except ApiError:
@@ -211,41 +219,37 @@ class Dispatcher:
                 OfferAnswered(row.request_id, "conflict" if standing.outcome == "conflict" else "exists")
             )
             return None
-        if secret is not None:
-            await self._courier.bring(choice.edge_id, row.request_id, secret)
-        await self._send(row, choice, create=True)
-        return choice.executor_id
+        return choice
 
     async def _choose(self, work: Wanted) -> Reserved | Held:
         """An executor for it now. Raises the refusal that the caller is to see."""
         try:
             choice = await self._house.scheduler.ask(work, wait=False)
         except BusError as error:
-            raise _not_now() from error
+            raise not_now() from error
         if isinstance(choice, (Reserved, Held)):
             return choice
         if isinstance(choice, Cold):
-            raise _not_now()
+            raise not_now()
         reason = str(choice.reason) if isinstance(choice, Refused) else "ALL_FULL"
-        code, details = refusal_code(reason, pinned=work.pin is not None)
-        raise ApiError(429 if reason == "QUOTA" else 503, code, _WHY.get(reason, "No executor is free."), details)
+        raise nobody(reason, pinned=work.pin is not None)
 
-    async def _send(self, row: NewRow, choice: Reserved | Held, *, create: bool) -> None:
-        offer = Offer(
-            row.request_id,
-            row.org,
-            choice.executor_id,
-            choice.connection_epoch,
-            choice.reserved_at_ms,
-            msgspec.Raw(_encode(row)) if create else msgspec.UNSET,
-            self._house.process_id if create else None,
-        )
+    async def _send(self, row: NewRow, choice: Reserved | Held, *, create: bool) -> bool:
+        """False: the executor's gateway is gone, and it is not chosen again."""
         try:
-            await self._house.mail.send(choice.edge_id, offer)
+            return await self._house.scheduler.propose(
+                row.request_id,
+                row.org,
+                row.pool or "byon",
+                choice,
+                create=msgspec.Raw(_encode(row)) if create else msgspec.UNSET,
+                reply_to=self._house.process_id if create else None,
+            )
         except BusError as error:
             if create:
                 raise ApiError(503, "GATEWAY_UNAVAILABLE", "The executor's gateway cannot be reached.") from error
             log.warning("offer_postponed", request_id=row.request_id, error=str(error))
+            return True
 
     async def _await_row(self, request_id: RequestId) -> Outcome:
         """The outcome of a request that stands in Postgres, however it got there."""
@@ -296,19 +300,6 @@ class Dispatcher:
             self._house.scheduler.cancel_own(
                 request_id, str(asked.holder_process), asked.lease_epoch or 0, "cancelled by a caller"
             )
-
-
-def _not_now() -> ApiError:
-    return ApiError(503, "GATEWAY_UNAVAILABLE", "The gateway cannot place work now.", headers={"Retry-After": "1"})
-
-
-_WHY = {
-    "NONE_CONNECTED": "No agent of the organization is connected.",
-    "NONE_MATCHES": "No connected agent matches the selector and can do this kind of work.",
-    "ALL_FULL": "Every agent that matches is full.",
-    "BEHIND": "Older requests are waiting for the agents that match.",
-    "QUOTA": "The organization has as much work in flight as it may.",
-}
 
 
 def _row(body: DispatchBody, timeout_max_ms: int) -> NewRow:

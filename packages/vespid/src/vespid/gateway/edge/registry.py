@@ -13,6 +13,7 @@ from prometheus_client import Gauge
 
 from vespid.bus.choice import ExecutorPresence
 from vespid.bus.errors import BusError
+from vespid.bus.messages import Withdrawn
 from vespid.bus.ports import Capacity
 from vespid.dispatch.partitions import Partitions
 from vespid.dispatch.scheduler import Scheduler
@@ -115,6 +116,12 @@ class Registry:
             return
         self._reporting[connection] = False
         self._tasks.start(self._report(connection))
+
+    def withdrawn(self, news: Withdrawn) -> None:
+        """Somebody took this edge for gone; it lives, and so does the connection."""
+        connection = self._connections.get(news.executor_id)
+        if connection is not None and connection.connection_epoch == news.connection_epoch:
+            self.report(connection)
 
     async def report_now(self, connection: Connection) -> None:
         """The same, and wait until it is told. Raises BusUnavailable."""
