@@ -136,15 +136,11 @@ async def test_tokens_are_stored_as_hashes_only(
     assert (str(known.executor_id), str(known.organization_id)) == (agent["agentId"], owner.org_id)
 
 
-async def connect(
-    superuser: "asyncpg.Connection", agent_id: str, *, lease_s: float = 15, seen_ago_s: float = 0
-) -> None:
-    """A live connection of the agent, at an edge with this much of its lease left."""
+async def connect(superuser: "asyncpg.Connection", agent_id: str, *, seen_ago_s: float = 0) -> None:
+    """A live connection of the agent, at an edge that has just renewed its lease."""
     edge = UUID(new_id())
     await superuser.execute(
-        "insert into processes (id, kind, lease_until) values ($1, 'gateway', now() + $2 * interval '1 s')",
-        edge,
-        lease_s,
+        "insert into processes (id, kind, lease_until) values ($1, 'gateway', now() + interval '15 s')", edge
     )
     await superuser.execute(
         """update executors set edge_id = $2, lost_at = null, connection_epoch = connection_epoch + 1,
@@ -162,10 +158,10 @@ async def test_an_agent_is_online_while_its_connection_is_heard_of(
     # Connected an hour ago; since then its edge has gone on renewing its lease.
     await connect(superuser, agent["agentId"], seen_ago_s=3600)
     assert [shown["status"] for shown in await listed(owner)] == ["online"]
-    # The edge has been silent for longer than the agent's window.
-    await superuser.execute("update processes set lease_until = now() - interval '50 s'")
+    # The edge has been silent for longer than the agent's window, however long its own lease is.
+    await superuser.execute("update processes set renewed_at = now() - interval '70 s'")
     assert [shown["status"] for shown in await listed(owner)] == ["offline"]
-    await superuser.execute("update processes set lease_until = now() + interval '15 s'")
+    await superuser.execute("update processes set renewed_at = now()")
     await superuser.execute("update executors set lost_at = now(), last_seen_at = now()")
     closed = (await listed(owner))[0]
     assert closed["status"] == "offline"

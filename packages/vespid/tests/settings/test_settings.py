@@ -16,6 +16,7 @@ from vespid.settings import (
 )
 from vespid.settings.reading import declared
 from vespid.settings.table import PROCESSES, settings_page
+from vespid_protocol.agent_peer import TRUST_MARGIN_MS
 
 ROOT = Path(__file__).parents[4]
 DATABASES = {"DATABASE_URL": "postgresql://db/x", "REDIS_URL": "redis://cache"}
@@ -96,6 +97,17 @@ def test_heartbeat_lease_and_stale_time_are_brought_into_order() -> None:
         {**TEST, "GATEWAY_AGENT_STALE_MS": "30000", "GATEWAY_LEASE_MS": "45000", "GATEWAY_HEARTBEAT_MS": "20000"}
     )
     assert (read.gateway_agent_stale_ms, read.agent_lease_ms, read.heartbeat_ms) == (30_000, 30_000, 10_000)
+
+
+def test_the_shortest_lease_leaves_an_agent_two_heartbeats_within_its_safety_margin() -> None:
+    read = GatewaySettings.from_env({**TEST, "GATEWAY_LEASE_MS": "500"})
+    assert (read.agent_lease_ms, read.heartbeat_ms) == (8_000, 1_500)
+    assert read.agent_lease_ms - TRUST_MARGIN_MS >= 2 * read.heartbeat_ms
+
+
+def test_a_process_renews_before_its_agents_would_look_offline() -> None:
+    env = {"GATEWAY_AGENT_STALE_MS": "30000", "VESPID_PROCESS_LEASE_MS": "120000", "VESPID_PROCESS_RENEW_MS": "40000"}
+    assert WorkerSettings.from_env({**TEST, **env}).process_renew_ms == 10_000
 
 
 @pytest.mark.parametrize(

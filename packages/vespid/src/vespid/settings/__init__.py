@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vespid.settings.reading import LOCAL_SECRET_PREFIX, Need, Setting, SettingsRefused, declared, log, read
+from vespid_protocol.agent_peer import TRUST_MARGIN_MS
 
 __all__ = [
     "ApiSettings",
@@ -223,14 +224,20 @@ class RunSettings(CoreSettings, frozen=True, kw_only=True):
     ] = 15_000
     process_renew_ms: Annotated[
         int,
-        Setting("VESPID_PROCESS_RENEW_MS", "How often a process renews; at most a third of its lease.", 100, 40_000),
+        Setting(
+            "VESPID_PROCESS_RENEW_MS",
+            "How often a process renews; at most a third of its lease, and of GATEWAY_AGENT_STALE_MS.",
+            100,
+            40_000,
+        ),
     ] = 5_000
     agent_lease_ms: Annotated[
         int,
         Setting(
             "GATEWAY_LEASE_MS",
             "An agent lost for so long loses its work; at most GATEWAY_AGENT_STALE_MS.",
-            500,
+            # An agent trusts it for 5 s less, and needs time to ping in what is left.
+            8_000,
             300_000,
         ),
     ] = 45_000
@@ -240,7 +247,8 @@ class RunSettings(CoreSettings, frozen=True, kw_only=True):
         """Read the environment, and bring into order the times that depend on each other."""
         loaded = read(cls, env)
         lease = min(loaded.agent_lease_ms, loaded.gateway_agent_stale_ms)
-        renew = min(loaded.process_renew_ms, loaded.process_lease_ms // 3)
+        # An agent whose gateway has not renewed for the stale time is shown as offline.
+        renew = min(loaded.process_renew_ms, loaded.process_lease_ms // 3, loaded.gateway_agent_stale_ms // 3)
         for field, variable, used in (
             ("agent_lease_ms", "GATEWAY_LEASE_MS", lease),
             ("process_renew_ms", "VESPID_PROCESS_RENEW_MS", renew),
@@ -307,7 +315,12 @@ class GatewaySettings(RunSettings, frozen=True, kw_only=True):
     )
     heartbeat_ms: Annotated[
         int,
-        Setting("GATEWAY_HEARTBEAT_MS", "How often agents ping; at most a third of GATEWAY_LEASE_MS.", 100, 100_000),
+        Setting(
+            "GATEWAY_HEARTBEAT_MS",
+            "How often agents ping; at most a third of GATEWAY_LEASE_MS, and half of it less 5 s.",
+            100,
+            100_000,
+        ),
     ] = 10_000
     max_frame_bytes: Annotated[
         int,
@@ -329,7 +342,9 @@ class GatewaySettings(RunSettings, frozen=True, kw_only=True):
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Read the environment, and bring into order the times that depend on each other."""
         loaded = super().from_env(env)
-        heartbeat = min(loaded.heartbeat_ms, loaded.agent_lease_ms // 3)
+        # Two beats fit into the time for which an agent trusts its lease: one answer may come late or not at all.
+        trusted_ms = loaded.agent_lease_ms - TRUST_MARGIN_MS
+        heartbeat = min(loaded.heartbeat_ms, loaded.agent_lease_ms // 3, trusted_ms // 2)
         if heartbeat != loaded.heartbeat_ms:
             log.warning("setting_clamped", variable="GATEWAY_HEARTBEAT_MS", value=loaded.heartbeat_ms, used=heartbeat)
         return msgspec.structs.replace(loaded, heartbeat_ms=heartbeat)

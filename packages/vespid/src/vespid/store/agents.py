@@ -4,7 +4,7 @@ A change and the row of the control feed that tells of it are one transaction; t
 same columns, so that nothing depends on the feed being read.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -14,9 +14,6 @@ from vespid.store.pool import Database
 from vespid.store.queries import load
 
 QUERIES = load("agents")
-
-# A process renews a lease of this length every third of it, so a lease that stands was renewed so long before its end.
-PROCESS_LEASE = timedelta(seconds=15)
 
 
 class AgentRow(msgspec.Struct, frozen=True):
@@ -48,8 +45,8 @@ class AgentRow(msgspec.Struct, frozen=True):
     connected_at: datetime | None
     # None while it is connected.
     lost_at: datetime | None
-    # The lease of the process that has its socket.
-    edge_lease_until: datetime | None
+    # When the process that has its socket last renewed its lease.
+    edge_renewed_at: datetime | None
     # Requests that it holds.
     in_flight: int
     runtime_class: str | None = None
@@ -58,9 +55,9 @@ class AgentRow(msgspec.Struct, frozen=True):
     @property
     def heard_at(self) -> datetime | None:
         """When it was last heard of, as exactly as Postgres knows: to the renewal of its edge's lease."""
-        if self.last_seen_at is None or self.lost_at is not None or self.edge_lease_until is None:
+        if self.last_seen_at is None or self.lost_at is not None or self.edge_renewed_at is None:
             return self.last_seen_at
-        return max(self.last_seen_at, self.edge_lease_until - PROCESS_LEASE)
+        return max(self.last_seen_at, self.edge_renewed_at)
 
 
 async def list_agents(
@@ -136,7 +133,7 @@ async def list_managed_executors(database: Database, before: UUID | None, limit:
             {
                 **msgspec.json.decode(record["executor"]),
                 "in_flight": record["in_flight"],
-                "edge_lease_until": record["edge_lease_until"],
+                "edge_renewed_at": record["edge_renewed_at"],
             },
             AgentRow,
         )

@@ -4,7 +4,7 @@
 select x.id, x.organization_id, x.name, x.agent_version, x.tags, x.reported_tags, x.kinds, x.connectors, x.engines,
     x.max_in_flight, x.cordoned, x.draining, x.enabled, x.revoked_at, x.created_at, x.last_seen_at, x.connected_at,
     x.lost_at,
-    case when x.lost_at is null then p.lease_until end as edge_lease_until,
+    case when x.lost_at is null then p.renewed_at end as edge_renewed_at,
     (select count(*) from executions e
      where e.executor_id = x.id and e.finished_at is null and e.state <> 'pending') as in_flight,
     x.runtime_class, x.region
@@ -48,7 +48,7 @@ insert into control_feed (organization_id, kind, subject_id, payload) values ($1
 select vespid_x_issue_managed_executor($1, $2, $3)
 
 -- name: list_managed_executors
-select executor, in_flight, edge_lease_until from vespid_x_list_managed_executors($1, $2)
+select executor, in_flight, edge_renewed_at from vespid_x_list_managed_executors($1, $2)
 
 -- name: change_managed_executor
 select vespid_x_change_managed_executor($1, $2, $3)

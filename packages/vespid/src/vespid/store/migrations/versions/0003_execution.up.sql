@@ -18,6 +18,7 @@ create table processes (
     kind        text not null check (kind in ('api', 'gateway', 'worker')),
     address     text,                       -- base URL of its internal HTTP, for a gateway
     started_at  timestamptz not null default now(),
+    renewed_at  timestamptz not null default now(),
     lease_until timestamptz not null
 );
 
@@ -999,7 +1000,7 @@ begin
     select p.lease_until > now() into alive from processes p where p.id = process;
     insert into processes (id, kind, address, lease_until)
     values (process, process_kind, at_address, now() + lease_ms * interval '1 ms')
-    on conflict (id) do update set lease_until = excluded.lease_until, address = excluded.address;
+    on conflict (id) do update set lease_until = excluded.lease_until, renewed_at = now(), address = excluded.address;
     return coalesce(alive, false);
 end $$;
 

@@ -39,15 +39,15 @@ language sql security definer set search_path = pg_catalog, public, pg_temp as $
     )
 $$;
 
--- Cross-tenant: the managed executors, newest first, with what they hold over all organizations and the lease of the
--- process that has their socket.
+-- Cross-tenant: the managed executors, newest first, with what they hold over all organizations and when the
+-- process that has their socket last renewed its lease.
 create function vespid_x_list_managed_executors(p_before uuid, p_limit integer)
-returns table (executor jsonb, in_flight bigint, edge_lease_until timestamptz)
+returns table (executor jsonb, in_flight bigint, edge_renewed_at timestamptz)
 language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
     select to_jsonb(x) - array['token_sha256', 'previous_token_sha256', 'previous_token_until', 'capabilities'],
         (select count(*) from executions e
          where e.executor_id = x.id and e.finished_at is null and e.state <> 'pending'),
-        case when x.lost_at is null then p.lease_until end
+        case when x.lost_at is null then p.renewed_at end
     from executors x
     left join processes p on p.id = x.edge_id
     where x.organization_id is null and (p_before is null or x.id < p_before)
