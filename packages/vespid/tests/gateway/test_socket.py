@@ -1,5 +1,6 @@
 """The executor's socket: who is let in, what is said, and which frames end it."""
 
+import time
 from uuid import UUID
 
 import pytest
@@ -7,7 +8,9 @@ from tests.support.gateways import Fleet, Gateway, dispatch_body
 from tests.support.ground import Executor
 from tests.support.organization import until
 
-from vespid_protocol.ids import OrgId, new_id
+from vespid.control.agents import AGENT_TOKEN_PREFIX
+from vespid.store.agents import rotate_agent_token
+from vespid_protocol.ids import OrgId, create_token, hash_token, new_id
 
 
 async def refused(fleet: Fleet, gateway: Gateway, token: str | None, query: str = "") -> tuple[int, str, str | None]:
@@ -203,3 +206,63 @@ async def test_a_stopping_gateway_sends_its_agents_elsewhere_and_lets_nobody_in(
     await fleet.stop(gateway)
     assert await base.closed() == 1001
     await fleet.routed(executor)
+
+
+class Rotated:
+    """An executor whose token is replaced as the control plane does it, with a grace of the test's own."""
+
+    def __init__(self, gateway: Gateway, executor: Executor, org: OrgId) -> None:
+        self.database = gateway.service.house.db
+        self.executor = executor
+        self.org = org
+
+    async def rotate(self, grace_ms: int) -> Executor:
+        """The executor as it is with its new token."""
+        token = create_token(self.org, AGENT_TOKEN_PREFIX)
+        async with self.database.tenant(self.org) as connection:
+            agent = UUID(self.executor.id)
+            assert await rotate_agent_token(connection, UUID(self.org), agent, hash_token(token), grace_ms)
+        return Executor(self.executor.id, token, self.org)
+
+
+@pytest.mark.parametrize("says_hello", [True, False])
+async def test_a_socket_on_a_rotated_token_is_closed_when_its_grace_ends(
+    fleet: Fleet, gateway: Gateway, org: OrgId, executor: Executor, says_hello: bool
+) -> None:
+    old = fleet.scripted(gateway, executor)
+    await (old.connect() if says_hello else old.open())
+    if not says_hello:
+        await old.settled()
+    begun = time.monotonic()
+    renewed = await Rotated(gateway, executor, org).rotate(1_500)
+    assert await old.closed() == 4401
+    assert time.monotonic() - begun >= 1.5
+    assert (await refused(fleet, gateway, executor.token))[:2] == (401, "EXECUTOR_TOKEN_INVALID")
+    # The end of the old token is not the end of the executor.
+    new = await fleet.join(gateway, renewed)
+    await new.settled()
+
+
+async def test_a_socket_on_the_new_token_outlives_the_old_one(
+    fleet: Fleet, gateway: Gateway, org: OrgId, executor: Executor
+) -> None:
+    # Let in before this gateway has heard of the rotation, which it then does.
+    slow = await fleet.gateway(feed_poll_ms=600)
+    renewed = await Rotated(gateway, executor, org).rotate(800)
+    new = await fleet.join(slow, renewed)
+    late = fleet.scripted(gateway, executor)
+    late.instance = new.instance
+    await late.open()
+    assert await late.closed() == 4401
+    await new.settled()
+
+
+async def test_a_second_rotation_closes_what_the_first_had_left(
+    fleet: Fleet, gateway: Gateway, org: OrgId, executor: Executor
+) -> None:
+    oldest = await fleet.join(gateway, executor)
+    rotated = Rotated(gateway, executor, org)
+    second = await rotated.rotate(600_000)
+    await rotated.rotate(600_000)
+    assert await oldest.closed() == 4401
+    await fleet.join(gateway, second)

@@ -20,6 +20,7 @@ from vespid.gateway.edge.registry import Registry
 from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.socket import ExecutorSockets
 from vespid.gateway.edge.streams import Streams
+from vespid.gateway.edge.tokens import Tokens
 from vespid.gateway.edge.wheel import Wheel
 from vespid.gateway.internal import BODY_MAX_BYTES, InternalHttp, envelope
 from vespid.security.envelope import Keyring
@@ -62,8 +63,9 @@ class GatewayService:
             self.house, self.registry, results, SecretResolver(self.house.db, keyring), handover, self._tasks
         )
         desk = EdgeDesk(self.house, settings, self.registry, grants, results, streams, self._tasks)
-        self._sockets = ExecutorSockets(self.house, settings, self.registry, desk, self._wheel)
-        self._orders = Orders(self.house, self.registry, self._tasks)
+        tokens = Tokens(self.house.db, self.registry, self._tasks)
+        self._sockets = ExecutorSockets(self.house, settings, self.registry, desk, tokens, self._wheel)
+        self._orders = Orders(self.house, self.registry, tokens, self._tasks)
         self._waiters = Waiters(self.house.executions)
         self._courier = SecretCourier(self.house, handover, settings.gateway_service_token)
         dispatcher = Dispatcher(self.house, self._waiters, self._courier, keep_ms=keep_ms)

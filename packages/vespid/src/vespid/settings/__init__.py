@@ -317,7 +317,7 @@ class GatewaySettings(RunSettings, frozen=True, kw_only=True):
         int,
         Setting(
             "GATEWAY_HEARTBEAT_MS",
-            "How often agents ping; at most a third of GATEWAY_LEASE_MS, and half of it less 5 s.",
+            "How often agents ping; at most a third of GATEWAY_LEASE_MS, and half of what is left of it after 5 s.",
             100,
             100_000,
         ),

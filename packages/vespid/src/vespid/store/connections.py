@@ -25,6 +25,9 @@ class KnownExecutor(msgspec.Struct, frozen=True):
     revoked: bool
     name: str
     max_in_flight: int
+    token_sha256: bytes
+    # It was rotated, and is good for so much longer; None: it is the executor's token.
+    token_left_ms: int | None = None
 
 
 class Connected(msgspec.Struct, frozen=True):
@@ -122,7 +125,7 @@ class FeedRow(msgspec.Struct, frozen=True):
 
 async def authenticate(db: Database, token_sha256: bytes) -> KnownExecutor | None:
     row = await db.fetchrow_system(QUERIES.authenticate, token_sha256)
-    return None if row is None else KnownExecutor(**row)
+    return None if row is None else KnownExecutor(token_sha256=token_sha256, **row)
 
 
 async def connect(db: Database, executor_id: ExecutorId, edge: ProcessId) -> Connected | None:

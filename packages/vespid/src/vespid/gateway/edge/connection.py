@@ -61,6 +61,8 @@ class Connection:
         "peer",
         "registering",
         "tags",
+        "token_sha256",
+        "token_until_ms",
         "transport",
         "wheel",
     )
@@ -95,6 +97,9 @@ class Connection:
         self.in_flight: dict[RequestId, InFlight] = {}
         # Not routable before this moment (monotonic ms): it did not take its work.
         self.paused_until_ms = 0
+        # What it was let in by, and, once that was rotated, until when (monotonic ms) it is good.
+        self.token_sha256 = b""
+        self.token_until_ms: int | None = None
         # Set while a hello is being registered: what comes about work meanwhile waits, or it would not be known here.
         self.registering: asyncio.Future[None] | None = None
         # Whether Postgres knows that Redis knows it.
@@ -159,6 +164,11 @@ class Connection:
         if self.transport.is_slow():
             self.end(Event.SLOW_READER, "too far behind")
             return
+        if self.token_until_ms is not None:
+            if self.token_until_ms <= now_ms:
+                self.end(Event.TOKEN_INVALID, "this token was rotated, and its time is over")
+                return
+            self.wheel.plan(self, self.token_until_ms)
         self._carry_out(self.peer.tick(now_ms))
         if self.is_over:
             return
@@ -166,6 +176,12 @@ class Connection:
             self.paused_until_ms = 0
             self.desk.routable_changed(self, is_draining=False)
         self.wheel.plan(self, self.peer.next_due)
+
+    def token_lasts(self, left_ms: int | None) -> None:
+        """How long what it was let in by is still good; None: for as long as nobody rotates it."""
+        self.token_until_ms = None if left_ms is None else self.now_ms + left_ms
+        if self.token_until_ms is not None and not self.is_over:
+            self.wheel.plan(self, self.token_until_ms)
 
     # --- what is done with it ----------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from vespid.bus.messages import CancelOrder, CapacityReported, ReportCapacity, S
 from vespid.dispatch.house import House
 from vespid.gateway.edge.desk import superseded_by
 from vespid.gateway.edge.registry import Registry
+from vespid.gateway.edge.tokens import Tokens
 from vespid.store.connections import FeedRow, revoke_leases
 from vespid.store.failure import STORE_AWAY
 from vespid.tasks import Tasks
@@ -31,9 +32,10 @@ _decode_tags = msgspec.json.Decoder(_Tags).decode
 class Orders:
     """A Service while it listens to the channel of all edges; the feed is handed in row by row."""
 
-    def __init__(self, house: House, registry: Registry, tasks: Tasks) -> None:
+    def __init__(self, house: House, registry: Registry, tokens: Tokens, tasks: Tasks) -> None:
         self._house = house
         self._registry = registry
+        self._tokens = tokens
         self._tasks = tasks
         self._leave: object = None
 
@@ -101,6 +103,8 @@ class Orders:
             for socket in self._registry.sockets_of(executor_id):
                 socket.end(Event.REVOKED, "this agent was revoked")
             self._tasks.start(self._revoke(executor_id))
+        elif row.kind == "executor_token_rotated":
+            self._tokens.rotated(executor_id)
         elif connection is not None and row.kind == "executor_tags":
             connection.tags = _decode_tags(row.payload).tags
             self._registry.report(connection)

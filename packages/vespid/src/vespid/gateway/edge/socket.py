@@ -12,6 +12,7 @@ from vespid.errors import ApiError
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.desk import EdgeDesk, server_time
 from vespid.gateway.edge.registry import Registry
+from vespid.gateway.edge.tokens import Tokens
 from vespid.gateway.edge.transport import Transport
 from vespid.gateway.edge.wheel import Wheel
 from vespid.settings import GatewaySettings
@@ -36,12 +37,13 @@ class ExecutorSockets:
     """The route, and the end of all its sockets."""
 
     def __init__(
-        self, house: House, settings: GatewaySettings, registry: Registry, desk: EdgeDesk, wheel: Wheel
+        self, house: House, settings: GatewaySettings, registry: Registry, desk: EdgeDesk, tokens: Tokens, wheel: Wheel
     ) -> None:
         self._house = house
         self._settings = settings
         self._registry = registry
         self._desk = desk
+        self._tokens = tokens
         self._wheel = wheel
         self._open: set[Connection] = set()
         self._draining = False
@@ -50,6 +52,7 @@ class ExecutorSockets:
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """One executor, from the upgrade to its end."""
+        rotations = self._tokens.rotations
         known = await self._authenticate(request)
         socket = web.WebSocketResponse(
             autoping=False,
@@ -64,6 +67,8 @@ class ExecutorSockets:
             return socket
         self._open.add(connection)
         self._registry.opened(connection)
+        if rotations != self._tokens.rotations:
+            self._tokens.judge(connection)
         try:
             await self._read(socket, connection)
         finally:
@@ -167,6 +172,8 @@ class ExecutorSockets:
             self._desk,
             cordoned=begun.cordoned,
         )
+        connection.token_sha256 = known.token_sha256
+        connection.token_lasts(known.token_left_ms)
         connection.paused_until_ms = self._desk.paused_until(executor_id)
         return connection
 

@@ -1014,9 +1014,11 @@ begin
 end $$;
 
 create function vespid_x_authenticate_executor(token bytea)
-returns table (executor_id uuid, organization_id uuid, revoked boolean, name text, max_in_flight int)
+returns table (executor_id uuid, organization_id uuid, revoked boolean, name text, max_in_flight int, token_left_ms bigint)
 language sql stable security definer set search_path = pg_catalog, public as $$
-    select x.id, x.organization_id, x.revoked_at is not null or not x.enabled, x.name, x.max_in_flight from executors x
+    select x.id, x.organization_id, x.revoked_at is not null or not x.enabled, x.name, x.max_in_flight,
+           case when x.token_sha256 <> token then greatest(0, extract(epoch from x.previous_token_until - now()) * 1000)::bigint end
+    from executors x
     where x.token_sha256 = token or (x.previous_token_sha256 = token and x.previous_token_until > now())
 $$;
 
