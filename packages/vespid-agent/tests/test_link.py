@@ -81,7 +81,7 @@ async def test_result_is_sent_again_until_it_is_acknowledged(gateway: FakeGatewa
     assert hello.unacked in (None, ())
 
 
-@pytest.mark.parametrize(("code", "said"), [(4401, "Pair this machine"), (4403, "revoked"), (4426, "Update")])
+@pytest.mark.parametrize(("code", "said"), [(4401, "pair this machine"), (4403, "revoked"), (4426, "Update")])
 async def test_final_close_codes_end_the_agent_with_a_reason(
     gateway: FakeGateway, agent: InProcessAgent, code: int, said: str
 ) -> None:

@@ -7,9 +7,11 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from vespid_agent.testing.fake_gateway import FakeGateway
+from vespid_agent import config
+from vespid_agent.testing.fake_gateway import ORGANIZATION_ID, FakeGateway
 from vespid_agent.testing.payloads import decoded, echo, shell
 from vespid_agent.testing.running import AgentProcess
 from vespid_protocol import frames as f
@@ -237,3 +239,21 @@ async def test_damaged_journal_refuses_to_start(gateway: FakeGateway, process: A
     assert await process.exit_code() == 4
     assert "move it away" in process.log.read_text()
     assert not gateway.connections
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_rotated_token_ends_it_only_where_the_config_has_no_newer_one(
+    gateway: FakeGateway, process: AgentProcess, is_told: bool
+) -> None:
+    await process.start()
+    first = await gateway.link()
+    gateway.token = f"{ORGANIZATION_ID}.vsp_rotated"
+    if is_told:
+        identity = config.load(process.config, pytest.fail)
+        config.save(process.config, msgspec.structs.replace(identity, executor_token=gateway.token))
+    await first.close(4401, "rotated")
+    if is_told:
+        assert (await gateway.link(2)).hello is not None
+    else:
+        assert await process.exit_code() == 1
+        assert "Put the new one into the config" in process.log.read_text()

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -121,7 +122,7 @@ def start(
         )
     elif pool == "byon":
         try:
-            identity = config.load(path, lambda warning: _err.print(f"[yellow]{_plain(warning)}[/yellow]"))
+            identity = config.load(path, _warn)
         except ConfigError as error:
             _fail(ExitCode.IDENTITY, str(error))
         if gateway_ws_url:
@@ -139,7 +140,7 @@ def status(config_file: ConfigOption = None) -> None:
     """Who this agent is and whether it runs. Exit code 0 when it does, 4 when not."""
     path = config.config_path(config_file)
     try:
-        identity = config.load(path, lambda warning: _err.print(f"[yellow]{_plain(warning)}[/yellow]"))
+        identity = config.load(path, _warn)
     except ConfigError as error:
         _fail(ExitCode.IDENTITY, str(error))
     pid = holder(lock_path(path, identity.executor_id))
@@ -210,7 +211,9 @@ def _run(identity: AgentConfig, settings: AgentSettings, path: Path) -> NoReturn
     journal = state_path(path, identity.executor_id)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run_agent(identity, settings, journal, lock_path(path, identity.executor_id), os.environ))
+            lock = lock_path(path, identity.executor_id)
+            reread = partial(config.token_of, path, identity.executor_id, _warn)
+            runner.run(run_agent(identity, settings, journal, lock, os.environ, reread_token=reread))
     except Refused as refused:
         _fail(ExitCode.REFUSED, str(refused))
     except NetworkMisconfigured as error:
@@ -236,6 +239,10 @@ def _settings() -> AgentSettings:
         return AgentSettings.from_env(os.environ)
     except SettingInvalid as error:
         _fail(ExitCode.USAGE, str(error))
+
+
+def _warn(warning: str) -> None:
+    _err.print(f"[yellow]{_plain(warning)}[/yellow]")
 
 
 def _fail(code: ExitCode, message: str) -> NoReturn:

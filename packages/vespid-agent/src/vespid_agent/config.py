@@ -62,6 +62,16 @@ def load(path: Path, warn: Callable[[str], None]) -> AgentConfig:
         raise ConfigError(f"{path} is not a config of this agent ({error}). Pair again to replace it.") from None
 
 
+def token_of(path: Path, executor_id: str, warn: Callable[[str], None]) -> str | None:
+    """The token that the file holds for this executor now; None where it is no longer about it, or cannot be used."""
+    try:
+        config = load(path, warn)
+    except ConfigError as error:
+        warn(str(error))
+        return None
+    return config.executor_token if config.executor_id == executor_id else None
+
+
 def save(path: Path, config: AgentConfig) -> None:
     """Replace the file at once or not at all. Raises ConfigError."""
     content = msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"

@@ -36,14 +36,18 @@ class Refused(Exception):
 
 
 _ADVICE = {
-    "4401": "Its token is no longer valid. Pair this machine again.",
-    "EXECUTOR_TOKEN_INVALID": "Its token is not known. Pair this machine again.",
+    "4401": "Its token is no longer valid. Put the new one into the config, or pair this machine again.",
+    "EXECUTOR_TOKEN_INVALID": "Its token is not known. Put the new one into the config, or pair this machine again.",
     "4403": "It was revoked. Pair this machine again if that was a mistake.",
     "EXECUTOR_REVOKED": "It was revoked. Pair this machine again if that was a mistake.",
     "4409": "Stop the other process, or pair this machine for an identity of its own.",
     "4426": "This version of the agent is not spoken there. Update it.",
     "PROTOCOL_UNSUPPORTED": "This version of the agent is not spoken there. Update it.",
 }
+
+
+# A token was rotated: the config may hold the new one by now.
+_TOKEN_CODES = ("4401", "EXECUTOR_TOKEN_INVALID")
 
 
 class Link:
@@ -58,7 +62,9 @@ class Link:
         carry: Callable[[Effects], None],
         monotonic_ms: MonotonicMs,
         log: Logger,
+        reread_token: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`reread_token` answers the token that stands in the config now, if one does."""
         # Of the present socket; None while there is none.
         self.outbox: Outbox | None = None
         # Set while a socket is up.
@@ -66,6 +72,7 @@ class Link:
         self._session = session
         self._url = url
         self._token = token
+        self._reread_token = reread_token
         self._peer = peer
         self._carry = carry
         self._monotonic_ms = monotonic_ms
@@ -254,6 +261,10 @@ class Link:
     def _raise_if_final(self) -> None:
         if self._exit is not None:
             code, reason = self._exit.code, self._exit.reason
+            if code in _TOKEN_CODES and (token := self._reread_token()) not in (None, self._token):
+                self._token, self._exit = token, None
+                self._log.info("token_renewed")
+                return
             advice = _ADVICE.get(code, "")
             raise Refused(f"the gateway refused this agent for good ({code}: {reason}). {advice}".rstrip())
 

@@ -51,6 +51,7 @@ async def run_agent(
     *,
     monotonic_ms: MonotonicMs = suspend_aware_ms,
     jitter: Callable[[], float] = random.random,
+    reread_token: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Until stopped by a signal. Raises Refused, JournalError, IdentityTaken, NetworkMisconfigured."""
     log = get_logger("agent")
@@ -73,7 +74,9 @@ async def run_agent(
                 try:
                     shell = ShellWork(settings, backends, environment)
                     kinds = Kinds(shell, ActionWork(connectors, http, _base_urls(environment)))
-                    agent = assemble(config, settings, journal, kinds, connectors, session, monotonic_ms, jitter, log)
+                    agent = assemble(
+                        config, settings, journal, kinds, connectors, session, monotonic_ms, jitter, log, reread_token
+                    )
                     await _live(agent, settings.drain_ms, stop, hurry, log)
                 finally:
                     await http.stop()
@@ -93,6 +96,7 @@ def assemble(
     monotonic_ms: MonotonicMs,
     jitter: Callable[[], float],
     log: Logger,
+    reread_token: Callable[[], str | None] = lambda: None,
 ) -> Agent:
     """An agent, ready to connect."""
     identity = Identity(
@@ -109,7 +113,16 @@ def assemble(
         journal,
         lambda agent: Runner(kinds, journal, agent, log, monotonic_ms, peer.max_frame_bytes),
         peer,
-        lambda agent: Link(session, config.gateway_ws_url, config.executor_token, peer, agent.carry, monotonic_ms, log),
+        lambda agent: Link(
+            session,
+            config.gateway_ws_url,
+            config.executor_token,
+            peer,
+            agent.carry,
+            monotonic_ms,
+            log,
+            reread_token,
+        ),
         log,
     )
 

@@ -115,6 +115,8 @@ class FakeGateway:
         self.stale_ms = stale_ms
         self.max_frame_bytes = max_frame_bytes
         self.max_in_flight = max_in_flight
+        # The only one that is let in.
+        self.token = TOKEN
         self.faults = Faults()
         self.connections: list[Connection] = []
         # Every result that ever arrived, by requestId, repeats included.
@@ -227,7 +229,7 @@ class FakeGateway:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         self.upgrades += 1
         self._changed.set()
-        if self.faults.refuse_status is not None or request.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if self.faults.refuse_status is not None or request.headers.get("Authorization") != f"Bearer {self.token}":
             return self._refusal(self.faults.refuse_status or 401)
         ws = web.WebSocketResponse(max_msg_size=4 * self.max_frame_bytes, autoping=False)
         await ws.prepare(request)
