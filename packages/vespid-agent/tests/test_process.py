@@ -13,15 +13,8 @@ import pytest
 from vespid_agent import config
 from vespid_agent.testing.fake_gateway import ORGANIZATION_ID, FakeGateway
 from vespid_agent.testing.payloads import decoded, echo, shell
-from vespid_agent.testing.running import AgentProcess
+from vespid_agent.testing.running import AgentProcess, appears
 from vespid_protocol import frames as f
-
-
-async def appears(path: Path) -> None:
-    """Returns when a task of another process has made the file."""
-    async with asyncio.timeout(20):
-        while not path.exists():
-            await asyncio.sleep(0.02)
 
 
 async def dies(pid: int) -> None:

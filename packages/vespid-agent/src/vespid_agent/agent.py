@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from vespid_agent.events import Events, Put
 from vespid_agent.journal import Entry, EntryState, Journal, JournalError
 from vespid_agent.link import Link
 from vespid_agent.logs import Logger
@@ -19,8 +20,9 @@ from vespid_protocol import codec
 from vespid_protocol import effects as fx
 from vespid_protocol import journal as states
 from vespid_protocol.agent_peer import AgentPeer, Effects
+from vespid_protocol.agent_peer import Entry as PeerEntry
 from vespid_protocol.codes import Code
-from vespid_protocol.frames import Event, ExecuteEvent, ExecuteReceived, ExecuteResult, Ping
+from vespid_protocol.frames import Event, ExecuteEvent, ExecuteReceived, ExecuteResult, Hello, Ping
 
 # Tombstones kept in memory, where a duplicate is answered at once; older ones are found in the journal.
 TOMBSTONES_MAX = 20_000
@@ -50,6 +52,7 @@ class Agent:
         self._answers: asyncio.Queue[str] = asyncio.Queue()
         # `execute_received` of requests that are being journaled.
         self._unsaid: dict[str, bytes] = {}
+        self._events = Events()
         self._effects: dict[type, Callable[[Any], None]] = {
             fx.Send: self._send,
             fx.Start: self._start,
@@ -57,7 +60,7 @@ class Agent:
             fx.Answer: lambda effect: self._answers.put_nowait(effect.request_id),
             fx.Adopt: lambda effect: self.runner.adopt(effect.request_id, effect.lease_epoch),
             fx.Bury: self._bury,
-            fx.Forget: lambda effect: self.journal.forget(effect.request_id),
+            fx.Forget: self._forget,
             fx.Deliver: self._deliver,
             fx.Welcomed: self._welcomed,
             fx.Counted: lambda effect: log.debug("counted", what=effect.what, detail=effect.detail),
@@ -102,6 +105,9 @@ class Agent:
             if not self.journal.healthy or now >= purge_at:
                 purge_at = now + PURGE_EVERY_MS
                 self.journal.purge()
+            if self.peer.is_open:
+                # A gateway that had heard nothing for so long would have closed this socket.
+                self._events.confirm(now - self.peer.stale_ms)
             await asyncio.sleep(1)
 
     # --- the runner's desk -----------------------------------------------------------------------------------------
@@ -134,6 +140,10 @@ class Agent:
     def ended(self, result: ExecuteResult, frame: bytes) -> None:
         unsaid = self._unsaid.pop(result.request_id, None)
         now = self.link.look_at_clock()
+        entry = self.peer.entries.get(result.request_id)
+        put = None if entry is None else self._event_put(entry, must=True)
+        if put is not None:
+            self._events.end(result.request_id, put, now)
         effects = self.peer.finish(result, now)
         if unsaid is not None and effects and self.peer.welcome is None:
             self.link.send(unsaid)  # a v2 gateway reads it from the result that follows at once
@@ -144,14 +154,38 @@ class Agent:
                 self.carry((effect,))
 
     def event(self, request_id: str, event: Event) -> None:
-        self.link.look_at_clock()
+        now = self.link.look_at_clock()
         entry = self.peer.entries.get(request_id)
-        if entry is None or entry.stopping == "trust_ended":
-            return
-        told = ExecuteEvent(request_id=request_id, event=event, lease_epoch=entry.lease_epoch)
-        for effect in self.peer.tell(told):
-            if type(effect) is fx.Send:
-                self.link.send_event(codec.encode(effect.frame))
+        if entry is not None and entry.stopping != "trust_ended":
+            self._events.add(request_id, event, self._event_put(entry), now)
+
+    def _event_put(self, entry: PeerEntry, *, must: bool = False) -> Put | None:
+        """What puts events of a request on the present socket; None where nothing may be said of it now.
+
+        `must`: whether the socket keeps up or not.
+        """
+        outbox = self.link.outbox
+        if outbox is None or not self.peer.is_open or entry.stopping == "trust_ended":
+            return None
+
+        def put(event: Event) -> bool:
+            frame = codec.encode(ExecuteEvent(request_id=entry.request_id, event=event, lease_epoch=entry.lease_epoch))
+            if not must:
+                return outbox.put_event(frame)
+            outbox.put(frame)
+            return True
+
+        return put
+
+    def _replay_events(self) -> None:
+        """Behind the hello, ahead of every result."""
+        now = self.link.look_at_clock()
+        for request_id in self._events:
+            entry = self.peer.entries.get(request_id)
+            if entry is None or entry.state not in (states.State.STARTED, states.State.FINISHED):
+                self._events.forget(request_id)
+            else:
+                self._events.replay(request_id, self._event_put(entry), now)
 
     # --- effects, one by one ---------------------------------------------------------------------------------------
 
@@ -163,6 +197,8 @@ class Agent:
             self._unsaid[frame.request_id] = codec.encode(frame)  # "it is in my journal": once it is
         else:
             self.link.send(codec.encode(frame))
+            if type(frame) is Hello:
+                self._replay_events()
 
     def _is_new(self, request_id: str) -> bool:
         entry = self.peer.entries.get(request_id)
@@ -175,7 +211,12 @@ class Agent:
         else:
             self.declined(order.request_id)
 
+    def _forget(self, effect: fx.Forget) -> None:
+        self._events.forget(effect.request_id)
+        self.journal.forget(effect.request_id)
+
     def _bury(self, effect: fx.Bury) -> None:
+        self._events.forget(effect.request_id)
         self.journal.bury(effect.request_id)
         self.acknowledged.set()
         self._tombstones.append(effect.request_id)

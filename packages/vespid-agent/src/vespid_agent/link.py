@@ -100,11 +100,6 @@ class Link:
         if self.outbox is not None:
             self.outbox.put_first(frame)
 
-    def send_event(self, frame: bytes) -> None:
-        """A frame that may be left out when the gateway does not keep up."""
-        if self.outbox is not None:
-            self.outbox.put_event(frame)
-
     def probe(self) -> None:
         """Send a WebSocket ping."""
         self._probe_wanted = True

@@ -1,7 +1,7 @@
 """What waits to be sent on one connection.
 
-In order, except that a ping goes first. When the gateway reads slower than work talks, events are left out and
-counted; results and answers never are. The box belongs to one socket: when that breaks it is thrown away, because
+In order, except that a ping goes first. When the gateway reads slower than work talks, events are refused; results and
+answers never are. The box belongs to one socket: when that breaks it is thrown away, because
 everything in it that matters is in the journal and is sent again after the next `hello`.
 """
 
@@ -18,8 +18,6 @@ class Outbox:
     """`put*` from anywhere on the loop; one task takes."""
 
     def __init__(self) -> None:
-        # Events left out because the gateway did not keep up.
-        self.dropped_events = 0
         self._frames: deque[bytes] = deque()
         self._event_bytes = 0
         self._bytes = 0
@@ -43,7 +41,6 @@ class Outbox:
     def put_event(self, frame: bytes) -> bool:
         """Sent if there is room; whether there was."""
         if self._event_bytes + len(frame) > EVENTS_MAX_BYTES:
-            self.dropped_events += 1
             return False
         self._event_bytes += len(frame)
         self._frames.append(frame)

@@ -18,6 +18,13 @@ from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import EXECUTOR_ID, TOKEN, FakeGateway
 
 
+async def appears(path: Path) -> None:
+    """Returns when a task, a process of its own, has made the file."""
+    async with asyncio.timeout(20):
+        while not await asyncio.to_thread(path.exists):  # noqa: ASYNC110  (a file tells nobody)
+            await asyncio.sleep(0.02)
+
+
 def identity(gateway: FakeGateway) -> AgentConfig:
     """The identity that the fake gateway knows."""
     return AgentConfig(
