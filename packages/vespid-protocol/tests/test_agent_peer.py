@@ -150,6 +150,43 @@ def test_finished_work_is_answered_from_the_journal() -> None:
 
 
 @pytest.mark.promise("P2")
+@pytest.mark.promise("P3")
+def test_acknowledgement_of_a_result_under_an_older_lease_does_not_bury_it() -> None:
+    # The lease had moved on while the result was on its way: the gateway discards it, and the acknowledgement, which
+    # names no epoch, comes behind the `execute` that asks for it again.
+    peer = welcomed()
+    run(peer, execute(epoch=1))
+    peer.finish(result(), 0)
+    assert peer.receive(execute(epoch=2), 0)[-1] == fx.Answer("r", 2)
+    assert peer.receive(f.ExecuteAck(request_id="r"), 0) == ()
+    assert peer.receive(execute(epoch=2), 0) == (fx.Answer("r", 2),)
+    (_hello, answer) = peer.opened(5, WALL)
+    assert answer == fx.Answer("r", None)
+    # On another socket nothing of the old one is acknowledged any more.
+    assert peer.receive(f.ExecuteAck(request_id="r"), 5) == (fx.Bury("r"),)
+
+
+def test_each_result_under_an_older_lease_takes_one_acknowledgement() -> None:
+    peer = welcomed()
+    run(peer, execute(epoch=1))
+    peer.finish(result(), 0)
+    peer.receive(execute(epoch=1), 0)
+    peer.receive(execute(epoch=2), 0)
+    peer.receive(execute(epoch=3), 0)
+    acks = [peer.receive(f.ExecuteAck(request_id="r"), 0) for _ in range(4)]
+    assert acks == [(), (), (), (fx.Bury("r"),)]
+
+
+def test_result_without_an_epoch_is_good_under_any_of_ours_and_so_is_its_acknowledgement() -> None:
+    peer = welcomed()
+    run(peer, execute(epoch=1))
+    peer.finish(result(), 0)
+    peer.opened(5, WALL)
+    peer.receive(WELCOME, 5)
+    peer.receive(execute(epoch=2), 5)
+    assert peer.receive(f.ExecuteAck(request_id="r"), 5) == (fx.Bury("r"),)
+
+
 def test_acknowledged_work_is_never_started_again() -> None:
     peer = welcomed()
     run(peer, execute())

@@ -112,6 +112,10 @@ class Entry(msgspec.Struct, kw_only=True):
     # Of a finished one, on a live v2 link: when it is sent once more, and how long is waited after that.
     resend_at: int | None = None
     resend_ms: int = RESEND_FIRST_MS
+    # Results of it that went out on this socket under the present epoch, and those under epochs before it: the latter
+    # are acknowledged as well, though they were discarded.
+    sent: int = 0
+    outdated: int = 0
     # What is said of a tombstone when it is asked for again.
     last_word: str = Code.AGENT_DISCONNECTED
 
@@ -192,8 +196,8 @@ class AgentPeer:
             # our one result of it either way; without an epoch it counts as the last one granted to us, and under the
             # old epoch it would be acknowledged, discarded and lost.
             entry.lease_epoch = None
-        answers = (fx.Answer(entry.request_id, entry.lease_epoch) for entry in unacked)
-        return (fx.Send(self._own_hello()), *answers)
+            entry.sent = entry.outdated = 0
+        return (fx.Send(self._own_hello()), *[self._answer(entry) for entry in unacked])
 
     def update(self, identity: Identity) -> Effects:
         """What the agent can do has changed: say hello again."""
@@ -364,6 +368,7 @@ class AgentPeer:
             return _NOTHING
         if isinstance(outcome, ExecuteResult) and outcome.lease_epoch != entry.lease_epoch:
             outcome = msgspec.structs.replace(outcome, lease_epoch=entry.lease_epoch)
+        entry.sent += 1
         return (fx.Send(outcome),)
 
     def tell(self, frame: Any) -> Effects:
@@ -408,6 +413,9 @@ class AgentPeer:
                 case journal.Effect.IGNORE:
                     effects.append(fx.Counted("stale_execute"))
                 case journal.Effect.ADOPT_EPOCH if frame.lease_epoch is not None:
+                    if entry.lease_epoch is not None:  # without one a result was good under whichever was granted
+                        entry.outdated += entry.sent
+                        entry.sent = 0
                     entry.lease_epoch = frame.lease_epoch
                     entry.on_lost = frame.on_lost
                     effects.append(fx.Adopt(frame.request_id, frame.lease_epoch))
@@ -458,6 +466,10 @@ class AgentPeer:
     def _ack(self, frame: ExecuteAck, now: int) -> Effects:
         entry = self.entries.get(frame.request_id)
         if entry is None or entry.state is not journal.State.FINISHED:
+            return _NOTHING
+        if entry.outdated:
+            # Acknowledged because it was discarded; the result under the present epoch is still on its way.
+            entry.outdated -= 1
             return _NOTHING
         self._move(entry, journal.Event.ACK, now)
         return (fx.Bury(frame.request_id),)
@@ -513,6 +525,7 @@ class AgentPeer:
     def _answer(self, entry: Entry) -> fx.Effect:
         """The journaled result, or the last word where only a tombstone is left."""
         if entry.state is not journal.State.TOMBSTONE:
+            entry.sent += 1
             return fx.Answer(entry.request_id, entry.lease_epoch)
         return fx.Send(
             ExecuteResult(
@@ -575,7 +588,7 @@ class AgentPeer:
             if entry.resend_at is not None and now >= entry.resend_at:
                 entry.resend_ms = min(entry.resend_ms * 2, RESEND_MAX_MS)
                 entry.resend_at = now + entry.resend_ms
-                effects.append(fx.Answer(entry.request_id, entry.lease_epoch))
+                effects.append(self._answer(entry))
 
     def _expire(self, now: int, effects: list[fx.Effect]) -> None:
         due = [
