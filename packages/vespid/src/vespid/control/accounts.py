@@ -6,6 +6,8 @@ from uuid import UUID
 import msgspec
 from litestar import Request, Response, get, post
 from litestar.datastructures import Cookie
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 
 from vespid.control.audit import AuditAction, audit_as
 from vespid.control.context import Origin, origin_of, signed_in
@@ -126,7 +128,9 @@ class Me(msgspec.Struct, frozen=True, rename="camel"):
     operation_id="signup",
     tags=["accounts"],
 )
-async def signup(request: Request[Any, Any, Any], deps: Deps, data: Signup) -> Response[SignedIn]:
+async def signup(
+    request: Request[Any, Any, Any], deps: NamedDependency[Deps], data: JSONBody[Signup]
+) -> Response[SignedIn]:
     """Make an account with an organization of its own, and sign in."""
     email = data.email.lower()
     async with failures_limited(deps, "signup", subjects_of(request)):
@@ -149,7 +153,9 @@ async def signup(request: Request[Any, Any, Any], deps: Deps, data: Signup) -> R
     operation_id="login",
     tags=["accounts"],
 )
-async def login(request: Request[Any, Any, Any], deps: Deps, data: Credentials) -> Response[SignedIn]:
+async def login(
+    request: Request[Any, Any, Any], deps: NamedDependency[Deps], data: JSONBody[Credentials]
+) -> Response[SignedIn]:
     """Sign in. An unknown address takes the same time and is told the same as a wrong password."""
     email = data.email.strip().lower()
     async with failures_limited(deps, "login", subjects_of(request, email)):
@@ -173,7 +179,7 @@ async def login(request: Request[Any, Any, Any], deps: Deps, data: Credentials) 
     operation_id="refresh",
     tags=["accounts"],
 )
-async def refresh(request: Request[Any, Any, Any], deps: Deps) -> Response[SignedIn]:
+async def refresh(request: Request[Any, Any, Any], deps: NamedDependency[Deps]) -> Response[SignedIn]:
     """A new access token for the session cookie, which is rotated.
 
     A cookie that was rotated more than a moment ago has been stolen, or its successor has: the login is revoked.
@@ -199,7 +205,7 @@ async def refresh(request: Request[Any, Any, Any], deps: Deps) -> Response[Signe
 
 
 @post("/v1/auth/logout", status_code=200, guards=[signed_in], operation_id="logout", tags=["accounts"])
-async def logout(deps: Deps, principal: Principal) -> Response[LoggedOut]:
+async def logout(deps: NamedDependency[Deps], principal: NamedDependency[Principal]) -> Response[LoggedOut]:
     """End this login: its access tokens and its cookie are worth nothing from now on."""
     async with deps.database.system() as connection, connection.transaction():
         await _revoke(connection, _session_of(principal), UUID(principal.user_id), "logout")
@@ -207,7 +213,7 @@ async def logout(deps: Deps, principal: Principal) -> Response[LoggedOut]:
 
 
 @post("/v1/auth/logout-all", status_code=200, guards=[signed_in], operation_id="logoutAll", tags=["accounts"])
-async def logout_all(deps: Deps, principal: Principal) -> Response[LoggedOutAll]:
+async def logout_all(deps: NamedDependency[Deps], principal: NamedDependency[Principal]) -> Response[LoggedOutAll]:
     """End every login of this person."""
     async with deps.database.system() as connection, connection.transaction():
         revoked = await auth_sessions.revoke_all_sessions(connection, UUID(principal.user_id), "logout_all")
@@ -218,7 +224,7 @@ async def logout_all(deps: Deps, principal: Principal) -> Response[LoggedOutAll]
 
 
 @get("/v1/me", guards=[signed_in], operation_id="me", tags=["accounts"])
-async def me(deps: Deps, principal: Principal) -> Me:
+async def me(deps: NamedDependency[Deps], principal: NamedDependency[Principal]) -> Me:
     """Who I am, and my organizations, the oldest membership first."""
     user = await users.find_user(deps.database, UUID(principal.user_id))
     if user is None:

@@ -12,7 +12,8 @@ from uuid import UUID
 import msgspec
 import structlog
 from litestar import get, post, put
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, JSONBody
 
 from vespid.bus.channels import FEED
 from vespid.bus.messages import FeedHint, encode
@@ -117,7 +118,9 @@ def _paths(rest: str = "") -> list[str]:
     dependencies={"page": Provide(provide_page, sync_to_thread=False)},
     tags=["agents"],
 )
-async def list_agents(tenant: TenantContext, deps: Deps, page: Page) -> AgentPage:
+async def list_agents(
+    tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps], page: NamedDependency[Page]
+) -> AgentPage:
     """The organization's agents, revoked ones too."""
     async with tenant.transaction() as connection:
         found = await rows.list_agents(connection, UUID(tenant.org_id), page.after_id(), page.fetch)
@@ -128,7 +131,9 @@ async def list_agents(tenant: TenantContext, deps: Deps, page: Page) -> AgentPag
 
 
 @put(_paths("/{agent_id:str}/tags"), guards=[org_admin], tags=["agents"])
-async def change_tags(agent_id: str, data: Tags, tenant: TenantContext, deps: Deps) -> TagsAnswer:
+async def change_tags(
+    agent_id: FromPath[str], data: JSONBody[Tags], tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps]
+) -> TagsAnswer:
     """Set the tags by which work is routed to the agent; live within a second."""
     agent = row_id(agent_id, *_NOT_FOUND)
     tags = list(dict.fromkeys(data.tags))
@@ -142,19 +147,25 @@ async def change_tags(agent_id: str, data: Tags, tenant: TenantContext, deps: De
 
 
 @post(_paths("/{agent_id:str}/cordon"), guards=[org_admin], status_code=200, tags=["agents"])
-async def cordon_agent(agent_id: str, tenant: TenantContext, deps: Deps) -> Done:
+async def cordon_agent(
+    agent_id: FromPath[str], tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps]
+) -> Done:
     """Send it nothing new; what it has goes on."""
     return await _set_cordoned(agent_id, tenant, deps, cordoned=True)
 
 
 @post(_paths("/{agent_id:str}/uncordon"), guards=[org_admin], status_code=200, tags=["agents"])
-async def uncordon_agent(agent_id: str, tenant: TenantContext, deps: Deps) -> Done:
+async def uncordon_agent(
+    agent_id: FromPath[str], tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps]
+) -> Done:
     """Let it have work again."""
     return await _set_cordoned(agent_id, tenant, deps, cordoned=False)
 
 
 @post(_paths("/{agent_id:str}/revoke"), guards=[org_admin], status_code=200, tags=["agents"])
-async def revoke_agent(agent_id: str, tenant: TenantContext, deps: Deps) -> Done:
+async def revoke_agent(
+    agent_id: FromPath[str], tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps]
+) -> Done:
     """Shut it out for good: from this commit on nothing that it sends is taken."""
     agent = row_id(agent_id, *_NOT_FOUND)
     async with tenant.transaction() as connection:
@@ -167,7 +178,9 @@ async def revoke_agent(agent_id: str, tenant: TenantContext, deps: Deps) -> Done
 
 
 @post(_paths("/{agent_id:str}/rotate-token"), guards=[org_admin], status_code=200, tags=["agents"])
-async def rotate_agent_token(agent_id: str, tenant: TenantContext, deps: Deps) -> TokenAnswer:
+async def rotate_agent_token(
+    agent_id: FromPath[str], tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps]
+) -> TokenAnswer:
     """Give it another token; the one of before works for ten more minutes."""
     agent = row_id(agent_id, *_NOT_FOUND)
     token = create_token(tenant.org_id, AGENT_TOKEN_PREFIX)

@@ -10,7 +10,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import delete, get, post
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, JSONBody
 
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, row_id
@@ -74,7 +75,9 @@ class ApiKeyRevoked(msgspec.Struct, frozen=True):
     operation_id="createApiKey",
     tags=["api keys"],
 )
-async def create_api_key(tenant: TenantContext, deps: Deps, data: NewApiKey) -> ApiKeyCreated:
+async def create_api_key(
+    tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps], data: JSONBody[NewApiKey]
+) -> ApiKeyCreated:
     """Make a key. Its role is not higher than the caller's."""
     if not tenant.has_role(data.role):
         raise forbidden("A key's role is not higher than that of its maker.")
@@ -106,7 +109,7 @@ async def create_api_key(tenant: TenantContext, deps: Deps, data: NewApiKey) -> 
     operation_id="listApiKeys",
     tags=["api keys"],
 )
-async def list_api_keys(tenant: TenantContext, page: Page) -> ApiKeyPage:
+async def list_api_keys(tenant: NamedDependency[TenantContext], page: NamedDependency[Page]) -> ApiKeyPage:
     """The keys that are not revoked, the newest first."""
     async with tenant.transaction() as connection:
         found = await rows.list_keys(connection, page.after_id(), page.fetch)
@@ -121,7 +124,7 @@ async def list_api_keys(tenant: TenantContext, page: Page) -> ApiKeyPage:
     operation_id="revokeApiKey",
     tags=["api keys"],
 )
-async def revoke_api_key(tenant: TenantContext, key_id: str) -> ApiKeyRevoked:
+async def revoke_api_key(tenant: NamedDependency[TenantContext], key_id: FromPath[str]) -> ApiKeyRevoked:
     """Revoke a key. It stops at once, everywhere. An owner's key takes an owner."""
     async with tenant.transaction() as connection:
         row = await rows.lock_key(connection, row_id(key_id))

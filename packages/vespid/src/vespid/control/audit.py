@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import get
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 
 from vespid.control.context import Origin, TenantContext, org_admin
 from vespid.control.pagination import Page, provide_page
@@ -135,7 +135,7 @@ class AuditPage(msgspec.Struct, frozen=True, rename="camel"):
     operation_id="listAuditLog",
     tags=["audit"],
 )
-async def list_audit_log(tenant: TenantContext, page: Page) -> AuditPage:
+async def list_audit_log(tenant: NamedDependency[TenantContext], page: NamedDependency[Page]) -> AuditPage:
     """What was done in this organization, the newest first. For owners and admins."""
     async with tenant.transaction() as connection:
         found = await rows.list_entries(connection, page.after_id(), page.fetch)

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 from litestar.datastructures import State
 from litestar.handlers.base import BaseRouteHandler
+from litestar.types import Scope
 
 from vespid.control.deps import Deps
 from vespid.control.principal import Connection, Principal, authenticate, principal_of, set_principal
@@ -160,7 +161,7 @@ def tenant_of(scope: Any) -> TenantContext | None:
     return tenant
 
 
-def provide_tenant(scope: Any) -> TenantContext:
+def provide_tenant(scope: Scope) -> TenantContext:
     """`tenant`: on routes guarded by `org_member`, `org_admin` or `org_owner`."""
     tenant = tenant_of(scope)
     if tenant is None:
@@ -168,6 +169,6 @@ def provide_tenant(scope: Any) -> TenantContext:
     return tenant
 
 
-def provide_principal(scope: Any) -> Principal:
+def provide_principal(scope: Scope) -> Principal:
     """`principal`: on routes guarded by `signed_in`."""
     return principal_of(scope)

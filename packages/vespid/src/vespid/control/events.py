@@ -5,8 +5,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import get
-from litestar.di import Provide
-from litestar.params import Parameter
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, QueryParameter
 
 from vespid.control.context import TenantContext, org_member, row_id
 from vespid.control.pagination import Page, provide_page
@@ -50,12 +50,12 @@ class EventPage(msgspec.Struct, frozen=True, rename="camel"):
     tags=["runs"],
 )
 async def list_run_events(
-    workflow_id: str,
-    run_id: str,
-    tenant: TenantContext,
-    page: Page,
+    workflow_id: FromPath[str],
+    run_id: FromPath[str],
+    tenant: NamedDependency[TenantContext],
+    page: NamedDependency[Page],
     after_seq: Annotated[
-        int | None, Parameter(query="afterSeq", ge=0, le=_MAX_SEQ, description="Events behind this one.")
+        int | None, QueryParameter(name="afterSeq", ge=0, le=_MAX_SEQ, description="Events behind this one.")
     ] = None,
 ) -> EventPage:
     """What happened in a run, in order. `cursor` or `afterSeq` says from where on."""

@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 from litestar import Response, get
+from litestar.di import NamedDependency
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
@@ -35,7 +36,7 @@ async def healthz() -> Health:
 
 
 @get("/readyz", operation_id="readyz", responses=errors(503), tags=["health"])
-async def readyz(deps: Deps) -> Readiness:
+async def readyz(deps: NamedDependency[Deps]) -> Readiness:
     """Postgres and Redis answer."""
     postgres, redis = await asyncio.gather(deps.database.is_ready(), _redis_answers(deps))
     if not (postgres and redis) or deps.stopping.is_set():

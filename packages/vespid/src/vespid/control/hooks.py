@@ -7,6 +7,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 
 from vespid.control.deps import Deps
 from vespid.control.openapi import errors
@@ -38,7 +40,9 @@ class HookAnswer(msgspec.Struct, frozen=True):
     operation_id="deliverWebhook",
     tags=["hooks"],
 )
-async def deliver_webhook(token: str, deps: Deps, request: Request[Any, Any, Any]) -> HookAnswer:
+async def deliver_webhook(
+    token: FromPath[str], deps: NamedDependency[Deps], request: Request[Any, Any, Any]
+) -> HookAnswer:
     """Start a webhook-triggered workflow. `run.input` is `{headers, query, body}`; the body may be anything."""
     async with failures_limited(deps, "hook", subjects_of(request), valid_always_passes=True):
         async with deps.database.system() as connection:

@@ -20,6 +20,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from litestar import Request, Response
+from litestar.di import NamedDependency
 
 from vespid.control.context import TenantContext, tenant_of
 from vespid.control.deps import Deps
@@ -117,7 +118,7 @@ class Once:
         return known
 
 
-async def provide_once(request: Request[Any, Any, Any], deps: Deps) -> Once:
+async def provide_once(request: Request[Any, Any, Any], deps: NamedDependency[Deps]) -> Once:
     """`once`: on routes marked IDEMPOTENT."""
     tenant = tenant_of(request.scope)
     principal = tenant.principal if tenant is not None else principal_of(request.scope)

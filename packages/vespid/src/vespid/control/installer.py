@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 
 from vespid.control.deps import Deps
 from vespid.control.openapi import errors
@@ -48,7 +49,7 @@ _PLATFORMS: tuple[tuple[str, str, Literal["tar.gz", "zip"]], ...] = (
     operation_id="getAgentInstaller",
     tags=["meta"],
 )
-async def get_installer(deps: Deps) -> Installer:
+async def get_installer(deps: NamedDependency[Deps]) -> Installer:
     """Downloads of the agent, where this installation offers them."""
     if not deps.settings.agent_installer_enabled:
         raise ApiError(503, "AGENT_INSTALLER_UNAVAILABLE", "This installation offers no downloads of the agent.")

@@ -5,7 +5,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, delete, get, post
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, JSONBody
 
 from vespid.control.accounts import Email
 from vespid.control.audit import AuditAction, audit, audit_as
@@ -88,7 +89,9 @@ class InvitationAccepted(msgspec.Struct, frozen=True):
     operation_id="createInvitation",
     tags=["invitations"],
 )
-async def create_invitation(tenant: TenantContext, deps: Deps, data: NewInvitation) -> InvitationCreated:
+async def create_invitation(
+    tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps], data: JSONBody[NewInvitation]
+) -> InvitationCreated:
     """Invite an address. Only an owner invites an owner."""
     if data.role_key == "owner" and not tenant.has_role("owner"):
         raise forbidden("Only an owner invites an owner.")
@@ -117,7 +120,9 @@ async def create_invitation(tenant: TenantContext, deps: Deps, data: NewInvitati
     operation_id="listInvitations",
     tags=["invitations"],
 )
-async def list_invitations(tenant: TenantContext, deps: Deps, page: Page) -> InvitationPage:
+async def list_invitations(
+    tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps], page: NamedDependency[Page]
+) -> InvitationPage:
     """The invitations of the organization, the newest first."""
     async with tenant.transaction() as connection:
         found = await rows.list_invitations(connection, page.after_id(), page.fetch)
@@ -132,7 +137,7 @@ async def list_invitations(tenant: TenantContext, deps: Deps, page: Page) -> Inv
     operation_id="revokeInvitation",
     tags=["invitations"],
 )
-async def revoke_invitation(tenant: TenantContext, invitation_id: str) -> InvitationRevoked:
+async def revoke_invitation(tenant: NamedDependency[TenantContext], invitation_id: FromPath[str]) -> InvitationRevoked:
     """Take an invitation back that nobody has accepted."""
     async with tenant.transaction() as connection:
         if not await rows.revoke_invitation(connection, row_id(invitation_id)):
@@ -151,7 +156,11 @@ async def revoke_invitation(tenant: TenantContext, invitation_id: str) -> Invita
     tags=["invitations"],
 )
 async def accept_invitation(
-    request: Request[Any, Any, Any], deps: Deps, principal: Principal, token: str, once: Once
+    request: Request[Any, Any, Any],
+    deps: NamedDependency[Deps],
+    principal: NamedDependency[Principal],
+    token: FromPath[str],
+    once: NamedDependency[Once],
 ) -> Response[Any]:
     """Become a member. The invitation must be for the caller's own address."""
     origin = origin_of(request)

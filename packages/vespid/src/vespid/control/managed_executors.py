@@ -7,7 +7,8 @@ from uuid import UUID
 import msgspec
 import structlog
 from litestar import get, patch, post
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, JSONBody
 
 from vespid.control.agents import Tag, hint, lose_leases, status_of
 from vespid.control.context import row_id
@@ -96,7 +97,7 @@ class ManagedPage(msgspec.Struct, frozen=True, rename="camel"):
     operation_id="issueManagedExecutor",
     tags=["internal"],
 )
-async def issue_managed_executor(data: Issue, deps: Deps) -> Issued:
+async def issue_managed_executor(data: JSONBody[Issue], deps: NamedDependency[Deps]) -> Issued:
     """Make a managed executor and its credential."""
     executor_id = new_id()
     token = create_token(executor_id, MANAGED_TOKEN_PREFIX)
@@ -126,7 +127,7 @@ async def issue_managed_executor(data: Issue, deps: Deps) -> Issued:
     operation_id="listManagedExecutors",
     tags=["internal"],
 )
-async def list_managed_executors(deps: Deps, page: Page) -> ManagedPage:
+async def list_managed_executors(deps: NamedDependency[Deps], page: NamedDependency[Page]) -> ManagedPage:
     """The managed pool, revoked ones too."""
     found = await rows.list_managed_executors(deps.database, page.after_id(), page.fetch)
     shown, next_cursor = page.cut(found, key=lambda executor: executor.id)
@@ -141,7 +142,9 @@ async def list_managed_executors(deps: Deps, page: Page) -> ManagedPage:
     operation_id="changeManagedExecutor",
     tags=["internal"],
 )
-async def change_managed_executor(executor_id: str, data: Change, deps: Deps) -> Done:
+async def change_managed_executor(
+    executor_id: FromPath[str], data: JSONBody[Change], deps: NamedDependency[Deps]
+) -> Done:
     """Drain, disable, or undo either; what is left out stays."""
     row = row_id(executor_id, *_NOT_FOUND)
     if not await rows.change_managed_executor(deps.database, row, drain=data.drain, enabled=data.enabled):
@@ -159,7 +162,7 @@ async def change_managed_executor(executor_id: str, data: Change, deps: Deps) ->
     operation_id="revokeManagedExecutor",
     tags=["internal"],
 )
-async def revoke_managed_executor(executor_id: str, deps: Deps) -> Done:
+async def revoke_managed_executor(executor_id: FromPath[str], deps: NamedDependency[Deps]) -> Done:
     """Shut it out for good."""
     row = row_id(executor_id, *_NOT_FOUND)
     if not await rows.revoke_managed_executor(deps.database, row):

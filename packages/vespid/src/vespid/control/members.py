@@ -5,7 +5,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import delete, get, post
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, JSONBody
 
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, org_member, row_id
@@ -61,7 +62,7 @@ class MemberRemoved(msgspec.Struct, frozen=True):
     operation_id="listMembers",
     tags=["members"],
 )
-async def list_members(tenant: TenantContext, page: Page) -> MemberPage:
+async def list_members(tenant: NamedDependency[TenantContext], page: NamedDependency[Page]) -> MemberPage:
     """The members of the organization."""
     async with tenant.transaction() as connection:
         found = await rows.list_members(connection, page.after_id(), page.fetch)
@@ -77,7 +78,9 @@ async def list_members(tenant: TenantContext, page: Page) -> MemberPage:
     operation_id="changeMemberRole",
     tags=["members"],
 )
-async def change_role(tenant: TenantContext, user_id: str, data: RoleChange) -> MemberChanged:
+async def change_role(
+    tenant: NamedDependency[TenantContext], user_id: FromPath[str], data: JSONBody[RoleChange]
+) -> MemberChanged:
     """Make a member an owner, an admin or a plain member. What concerns owners takes an owner."""
     async with tenant.transaction() as connection:
         owners, member = await _lock(connection, tenant, user_id)
@@ -100,7 +103,7 @@ async def change_role(tenant: TenantContext, user_id: str, data: RoleChange) -> 
     operation_id="removeMember",
     tags=["members"],
 )
-async def remove_member(tenant: TenantContext, user_id: str) -> MemberRemoved:
+async def remove_member(tenant: NamedDependency[TenantContext], user_id: FromPath[str]) -> MemberRemoved:
     """Remove a member, whose API keys here end too. Anybody may leave; to remove another takes an admin."""
     async with tenant.transaction() as connection:
         if user_id.lower() != tenant.user_id and not tenant.has_role("admin"):

@@ -5,6 +5,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 
 from vespid.control.audit import AuditAction, audit_as
 from vespid.control.context import origin_of, signed_in
@@ -63,7 +65,10 @@ class OrganizationCreated(msgspec.Struct, frozen=True):
     tags=["organizations"],
 )
 async def create_organization(
-    request: Request[Any, Any, Any], principal: Principal, data: NewOrganization, once: Once
+    request: Request[Any, Any, Any],
+    principal: NamedDependency[Principal],
+    data: JSONBody[NewOrganization],
+    once: NamedDependency[Once],
 ) -> Response[Any]:
     """Make an organization; the caller is its owner."""
     origin = origin_of(request)

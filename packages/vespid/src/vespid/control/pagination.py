@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 from uuid import UUID
 
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from vespid.errors import ApiError, bad_request
 from vespid_protocol.ids import is_uuid
@@ -58,8 +58,8 @@ class Page:
 
 
 def provide_page(
-    limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT, description="How many at most.")] = DEFAULT_LIMIT,
-    cursor: Annotated[str | None, Parameter(description="The `nextCursor` of the page before.")] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="How many at most.")] = DEFAULT_LIMIT,
+    cursor: Annotated[str | None, QueryParameter(description="The `nextCursor` of the page before.")] = None,
 ) -> Page:
     """`page`: on routes that list."""
     return Page(limit, cursor)

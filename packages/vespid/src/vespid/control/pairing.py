@@ -9,6 +9,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 
 from vespid.control.agents import AGENT_TOKEN_PREFIX
 from vespid.control.audit import AuditAction, audit, audit_as
@@ -78,7 +80,7 @@ class PairedAnswer(msgspec.Struct, frozen=True, rename="camel"):
     guards=[org_admin],
     tags=["agents"],
 )
-async def create_pairing_token(tenant: TenantContext) -> PairingTokenAnswer:
+async def create_pairing_token(tenant: NamedDependency[TenantContext]) -> PairingTokenAnswer:
     """A token for one host, good for a quarter of an hour."""
     token = create_token(tenant.org_id, PAIRING_TOKEN_PREFIX)
     token_id = UUID(new_id())
@@ -101,7 +103,9 @@ async def create_pairing_token(tenant: TenantContext) -> PairingTokenAnswer:
     responses=errors(401),
     tags=["agents"],
 )
-async def pair_agent(data: Pairing, deps: Deps, request: Request[Any, Any, Any]) -> PairedAnswer:
+async def pair_agent(
+    data: JSONBody[Pairing], deps: NamedDependency[Deps], request: Request[Any, Any, Any]
+) -> PairedAnswer:
     """Turn a pairing token into an agent. A valid token is never refused for the failures of others."""
     async with failures_limited(deps, "pairing", subjects_of(request), valid_always_passes=True):
         try:

@@ -10,7 +10,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response, get, post
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, JSONBody
 
 from vespid.bus.channels import run_item
 from vespid.control.audit import AuditAction, audit
@@ -65,7 +66,11 @@ class NodeOutput(msgspec.Struct, frozen=True):
     tags=["runs"],
 )
 async def start_run(
-    workflow_id: str, tenant: TenantContext, deps: Deps, once: Once, data: NewRun | None = None
+    workflow_id: FromPath[str],
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
+    once: NamedDependency[Once],
+    data: JSONBody[NewRun | None] = None,
 ) -> Response[RunAnswer]:
     """Start a published workflow."""
     workflow = row_id(workflow_id)
@@ -92,7 +97,12 @@ async def start_run(
     operation_id="listRuns",
     tags=["runs"],
 )
-async def list_runs(workflow_id: str, tenant: TenantContext, deps: Deps, page: Page) -> RunPage:
+async def list_runs(
+    workflow_id: FromPath[str],
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
+    page: NamedDependency[Page],
+) -> RunPage:
     """The runs of one revision, the newest first."""
     workflow, org = row_id(workflow_id), UUID(tenant.org_id)
     async with tenant.transaction() as connection:
@@ -110,7 +120,12 @@ async def list_runs(workflow_id: str, tenant: TenantContext, deps: Deps, page: P
     operation_id="getRun",
     tags=["runs"],
 )
-async def get_run(workflow_id: str, run_id: str, tenant: TenantContext, deps: Deps) -> RunAnswer:
+async def get_run(
+    workflow_id: FromPath[str],
+    run_id: FromPath[str],
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
+) -> RunAnswer:
     """One run: how far it is, what it waits for, what its nodes answered."""
     return await _read_run(tenant, deps, row_id(workflow_id), row_id(run_id))
 
@@ -122,7 +137,12 @@ async def get_run(workflow_id: str, run_id: str, tenant: TenantContext, deps: De
     operation_id="cancelRun",
     tags=["runs"],
 )
-async def cancel_run(workflow_id: str, run_id: str, tenant: TenantContext, deps: Deps) -> RunAnswer:
+async def cancel_run(
+    workflow_id: FromPath[str],
+    run_id: FromPath[str],
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
+) -> RunAnswer:
     """End a run; what it has running on agents is cancelled there. A finished run stays as it is."""
     workflow, run = row_id(workflow_id), row_id(run_id)
     async with tenant.transaction() as connection:
@@ -142,7 +162,9 @@ async def cancel_run(workflow_id: str, run_id: str, tenant: TenantContext, deps:
     operation_id="getNodeOutput",
     tags=["runs"],
 )
-async def get_node_output(workflow_id: str, run_id: str, node_id: str, tenant: TenantContext) -> NodeOutput:
+async def get_node_output(
+    workflow_id: FromPath[str], run_id: FromPath[str], node_id: FromPath[str], tenant: NamedDependency[TenantContext]
+) -> NodeOutput:
     """What a node answered, uncut. 404 while it has not."""
     workflow, run, org = row_id(workflow_id), row_id(run_id), UUID(tenant.org_id)
     async with tenant.transaction() as connection:

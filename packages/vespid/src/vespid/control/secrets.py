@@ -6,7 +6,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from litestar import Response, delete, get, post, put
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, JSONBody
 
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, row_id
@@ -77,7 +78,7 @@ class Done(msgspec.Struct, frozen=True):
     operation_id="listSecrets",
     tags=["secrets"],
 )
-async def list_secrets(tenant: TenantContext, page: Page) -> SecretPage:
+async def list_secrets(tenant: NamedDependency[TenantContext], page: NamedDependency[Page]) -> SecretPage:
     """The organization's secrets, without their values."""
     async with tenant.transaction() as connection:
         found = await rows.list_secrets(connection, page.after_id(), page.fetch)
@@ -93,7 +94,12 @@ async def list_secrets(tenant: TenantContext, page: Page) -> SecretPage:
     operation_id="createSecret",
     tags=["secrets"],
 )
-async def create_secret(data: NewSecret, tenant: TenantContext, deps: Deps, once: Once) -> Response[SecretAnswer]:
+async def create_secret(
+    data: JSONBody[NewSecret],
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
+    once: NamedDependency[Once],
+) -> Response[SecretAnswer]:
     """Seal a value under a name of its connector."""
     keyring = _keyring_for(deps, data.value)
 
@@ -124,7 +130,12 @@ async def create_secret(data: NewSecret, tenant: TenantContext, deps: Deps, once
     operation_id="replaceSecret",
     tags=["secrets"],
 )
-async def replace_secret(secret_id: str, data: NewSecretValue, tenant: TenantContext, deps: Deps) -> SecretAnswer:
+async def replace_secret(
+    secret_id: FromPath[str],
+    data: JSONBody[NewSecretValue],
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
+) -> SecretAnswer:
     """Put another value in the place of the old one; who resolves the secret from now on gets the new one."""
     row = row_id(secret_id, *_NOT_FOUND)
     keyring = _keyring_for(deps, data.value)
@@ -145,7 +156,7 @@ async def replace_secret(secret_id: str, data: NewSecretValue, tenant: TenantCon
     operation_id="deleteSecret",
     tags=["secrets"],
 )
-async def delete_secret(secret_id: str, tenant: TenantContext) -> Done:
+async def delete_secret(secret_id: FromPath[str], tenant: NamedDependency[TenantContext]) -> Done:
     """Forget a secret; nodes that name it fail from now on."""
     row = row_id(secret_id, *_NOT_FOUND)
     async with tenant.transaction() as connection:

@@ -5,6 +5,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import get, put
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, org_member
@@ -73,7 +75,7 @@ class SettingsAnswer(msgspec.Struct, frozen=True):
 
 
 @get("/v1/orgs/{org_id:str}/settings", guards=[org_member], operation_id="readSettings", tags=["settings"])
-async def read_settings(tenant: TenantContext) -> SettingsAnswer:
+async def read_settings(tenant: NamedDependency[TenantContext]) -> SettingsAnswer:
     """The organization's settings, with defaults where nothing was set."""
     async with tenant.transaction() as connection:
         stored = await orgs.read_settings(connection, UUID(tenant.org_id))
@@ -81,7 +83,7 @@ async def read_settings(tenant: TenantContext) -> SettingsAnswer:
 
 
 @put("/v1/orgs/{org_id:str}/settings", guards=[org_admin], operation_id="changeSettings", tags=["settings"])
-async def change_settings(tenant: TenantContext, data: SettingsPatch) -> SettingsAnswer:
+async def change_settings(tenant: NamedDependency[TenantContext], data: JSONBody[SettingsPatch]) -> SettingsAnswer:
     """Merge a part into the settings. For owners and admins."""
     change = msgspec.to_builtins(data, str_keys=True)
     async with tenant.transaction() as connection:

@@ -13,8 +13,9 @@ from uuid import UUID
 import msgspec
 import structlog
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from vespid.bus.channels import run_channel
@@ -149,13 +150,13 @@ async def run_stream(
     media_type="text/event-stream",
 )
 async def stream_run(
-    workflow_id: str,
-    run_id: str,
-    tenant: TenantContext,
-    deps: Deps,
+    workflow_id: FromPath[str],
+    run_id: FromPath[str],
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
     request: Request[Any, Any, Any],
-    after_seq: Annotated[int | None, Parameter(query="afterSeq", ge=0, le=2**62)] = None,
-    last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID")] = None,
+    after_seq: Annotated[int | None, QueryParameter(name="afterSeq", ge=0, le=2**62)] = None,
+    last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Response[Any]:
     """A run's events as they happen, as server-sent events; ends after the terminal one."""
     workflow = row_id(workflow_id)

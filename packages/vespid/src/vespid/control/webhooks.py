@@ -7,6 +7,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from litestar import Request, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, row_id
@@ -49,7 +51,9 @@ async def first_webhook(
     operation_id="rotateWebhook",
     tags=["workflows"],
 )
-async def rotate_webhook(workflow_id: str, tenant: TenantContext, request: Request[Any, Any, Any]) -> WebhookAnswer:
+async def rotate_webhook(
+    workflow_id: FromPath[str], tenant: NamedDependency[TenantContext], request: Request[Any, Any, Any]
+) -> WebhookAnswer:
     """Replace the token of a webhook-triggered workflow; the old one stops working at once."""
     row = row_id(workflow_id)
     webhook = _new_webhook(request)

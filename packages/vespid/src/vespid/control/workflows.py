@@ -12,8 +12,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from litestar import Request, Response, get, post, put
-from litestar.di import Provide
-from litestar.params import Parameter
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, org_member, row_id
@@ -96,7 +96,9 @@ class WorkflowPage(msgspec.Struct, frozen=True, rename="camel"):
     operation_id="createWorkflow",
     tags=["workflows"],
 )
-async def create_workflow(data: NewWorkflow, tenant: TenantContext, once: Once) -> Response[WorkflowAnswer]:
+async def create_workflow(
+    data: JSONBody[NewWorkflow], tenant: NamedDependency[TenantContext], once: NamedDependency[Once]
+) -> Response[WorkflowAnswer]:
     """Begin a workflow, as the draft of its first revision."""
     _validated(data.dsl)
 
@@ -126,9 +128,9 @@ async def create_workflow(data: NewWorkflow, tenant: TenantContext, once: Once) 
     tags=["workflows"],
 )
 async def list_workflows(
-    tenant: TenantContext,
-    page: Page,
-    status: Annotated[Literal["draft", "published"] | None, Parameter(description="Only these.")] = None,
+    tenant: NamedDependency[TenantContext],
+    page: NamedDependency[Page],
+    status: Annotated[Literal["draft", "published"] | None, QueryParameter(description="Only these.")] = None,
 ) -> WorkflowPage:
     """Every revision of every workflow, the newest first."""
     async with tenant.transaction() as connection:
@@ -143,7 +145,7 @@ async def list_workflows(
     operation_id="getWorkflow",
     tags=["workflows"],
 )
-async def get_workflow(workflow_id: str, tenant: TenantContext) -> WorkflowAnswer:
+async def get_workflow(workflow_id: FromPath[str], tenant: NamedDependency[TenantContext]) -> WorkflowAnswer:
     """One revision."""
     row = row_id(workflow_id)
     async with tenant.transaction() as connection:
@@ -160,7 +162,9 @@ async def get_workflow(workflow_id: str, tenant: TenantContext) -> WorkflowAnswe
     operation_id="listWorkflowRevisions",
     tags=["workflows"],
 )
-async def list_revisions(workflow_id: str, tenant: TenantContext, page: Page) -> WorkflowPage:
+async def list_revisions(
+    workflow_id: FromPath[str], tenant: NamedDependency[TenantContext], page: NamedDependency[Page]
+) -> WorkflowPage:
     """The revisions of the family that this one belongs to, the newest first."""
     row = row_id(workflow_id)
     async with tenant.transaction() as connection:
@@ -178,7 +182,9 @@ async def list_revisions(workflow_id: str, tenant: TenantContext, page: Page) ->
     operation_id="changeWorkflow",
     tags=["workflows"],
 )
-async def change_workflow(workflow_id: str, data: WorkflowChange, tenant: TenantContext) -> WorkflowAnswer:
+async def change_workflow(
+    workflow_id: FromPath[str], data: JSONBody[WorkflowChange], tenant: NamedDependency[TenantContext]
+) -> WorkflowAnswer:
     """Change a draft. What is published does not change: make a new draft of it."""
     row = row_id(workflow_id)
     if data.dsl is not msgspec.UNSET:
@@ -207,7 +213,10 @@ async def change_workflow(workflow_id: str, data: WorkflowChange, tenant: Tenant
     tags=["workflows"],
 )
 async def publish_workflow(
-    workflow_id: str, tenant: TenantContext, deps: Deps, request: Request[Any, Any, Any]
+    workflow_id: FromPath[str],
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
+    request: Request[Any, Any, Any],
 ) -> PublishedAnswer:
     """Make a draft runnable, for good; its trigger begins to fire."""
     row = row_id(workflow_id)
@@ -234,7 +243,9 @@ async def publish_workflow(
     operation_id="createWorkflowDraft",
     tags=["workflows"],
 )
-async def create_draft(workflow_id: str, tenant: TenantContext, once: Once) -> Response[WorkflowAnswer]:
+async def create_draft(
+    workflow_id: FromPath[str], tenant: NamedDependency[TenantContext], once: NamedDependency[Once]
+) -> Response[WorkflowAnswer]:
     """A new revision, as a draft with the content of this one."""
     row = row_id(workflow_id)
 
