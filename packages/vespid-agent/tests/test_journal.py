@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vespid_agent.journal import EntryState, Journal, JournalError, Outcome
+from vespid_agent.journal import RETENTION_MS, EntryState, Journal, JournalError, Outcome
 
 DIGEST = b"d" * 32
 
@@ -163,3 +163,110 @@ def test_a_new_journal_has_a_new_id(tmp_path: Path) -> None:
     first = Journal.open(tmp_path / "a.sqlite", "executor")
     second = Journal.open(tmp_path / "b.sqlite", "executor")
     assert first.journal_id != second.journal_id
+
+
+async def abandon(journal: Journal, request_id: str, result: bytes = b"{}", epoch: int = 1) -> Outcome:
+    told: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    journal.abandon(request_id, epoch, DIGEST, result, told.set_result)
+    return await told
+
+
+@pytest.mark.promise("P3")
+async def test_what_is_being_worked_on_is_not_buried(journal: Journal) -> None:
+    await begin(journal, "r")
+    await journal.mark("r", '{"pid":1}')
+    journal.bury("r")
+    again = await reopened(journal)
+    assert [(e.request_id, e.mark) for e in again.leftovers] == [("r", '{"pid":1}')]
+    await again.start()
+    assert await finish(again, "r", b"made") is None
+    entry = await again.read("r")
+    assert entry is not None
+    assert entry.result == b"made"
+    await again.stop()
+
+
+@pytest.mark.promise("P3")
+async def test_abandoned_result_is_kept_and_sent_only_after_it_was_leased_anew(journal: Journal) -> None:
+    await begin(journal, "r")
+    await abandon(journal, "r", b"stopped", epoch=3)
+    again = await reopened(journal)
+    assert [e.request_id for e in again.abandoned] == ["r"]
+    assert again.unacknowledged == []
+    await again.start()
+    again.revive("r", 2)
+    third = await reopened(again)
+    assert [(e.request_id, e.lease_epoch) for e in third.unacknowledged] == [("r", 3)]
+    assert third.abandoned == []
+    await third.start()
+    entry = await third.read("r")
+    assert entry is not None
+    assert entry.result == b"stopped"
+    await third.stop()
+
+
+async def test_an_epoch_is_only_ever_raised(journal: Journal) -> None:
+    await begin(journal, "r", epoch=2)
+    for epoch, held in ((3, 3), (1, 3)):
+        journal.adopt("r", epoch)
+        entry = await journal.read("r")
+        assert entry is not None
+        assert entry.lease_epoch == held
+
+
+async def test_the_largest_result_is_found_and_replaced(journal: Journal) -> None:
+    await finish(journal, "small", b"1")
+    await finish(journal, "large", b"1" * 100)
+    await begin(journal, "running")
+    largest = await journal.largest()
+    assert largest is not None
+    assert largest.request_id == "large"
+    await journal.replace("large", b"less")
+    await journal.replace("running", b"not made yet")
+    for request_id, result in (("large", b"less"), ("running", None), ("small", b"1")):
+        entry = await journal.read(request_id)
+        assert entry is not None
+        assert entry.result == result
+
+
+async def test_unacknowledged_results_are_listed_oldest_first_and_forgotten_after_a_day(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_700_000_000_000
+    monkeypatch.setattr("vespid_agent.journal.epoch_ms", lambda: now)
+    await begin(journal, "running")
+    await finish(journal, "b")
+    now += 1
+    await finish(journal, "a")
+    again = await reopened(journal)
+    assert [e.request_id for e in again.unacknowledged] == ["b", "a"]
+    now += RETENTION_MS
+    await again.start()
+    again.purge()
+    third = await reopened(again)
+    assert [e.request_id for e in third.unacknowledged] == ["a"]
+    await third.start()
+    await third.stop()
+    now += 1
+    fourth = Journal.open(journal.path, "executor")
+    assert fourth.unacknowledged == []
+    # What was started is reaped and reported, however old it is.
+    assert [e.request_id for e in fourth.leftovers] == ["running"]
+    await fourth.start()
+    await fourth.stop()
+
+
+async def test_what_is_committed_is_on_the_disk_and_the_file_is_nobody_elses(journal: Journal) -> None:
+    assert journal._connection.execute("pragma synchronous").fetchone() == (2,)
+    assert journal.path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(JournalError, match="locked"):
+        Journal.open(journal.path, "executor")
+
+
+async def test_journal_of_another_version_is_refused(journal: Journal) -> None:
+    await journal.stop()
+    with sqlite3.connect(journal.path) as connection:
+        connection.execute("pragma user_version = 99")
+    connection.close()
+    with pytest.raises(JournalError, match="another version"):
+        Journal.open(journal.path, "executor")
