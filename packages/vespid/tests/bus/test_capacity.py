@@ -451,6 +451,56 @@ async def test_rebuild_gives_back_what_no_row_holds(
     assert await book.inflight(ORG) == 2
 
 
+async def test_rebuild_without_any_row_gives_everything_back(
+    book: RedisCapacity, clock: Clock, pool: Pool, fleet_org: OrgId | None
+) -> None:
+    await book.upsert(executor("x1", org=fleet_org, capacity=1))
+    won(await book.choose(ask("r1", pool=pool)))
+    await book.confirm(RequestId("r1"), ORG, ExecutorId("x1"), pool)
+    clock.now += 3_000
+    for partition in (None, ORG):
+        await book.rebuild(partition, [], clock())
+    assert await book.inflight(ORG) == 0
+    assert won(await book.choose(ask("r2", pool=pool))) == "x1"
+
+
+@pytest.mark.promise("P9")
+async def test_a_rebuilt_managed_lease_counts_and_is_given_back_in_both_partitions(
+    book: RedisCapacity, connection: Connection, clock: Clock
+) -> None:
+    await connection.call("FLUSHDB")
+    await book.upsert(executor("x1", org=None, capacity=1))
+    rows = [LeasedRow(RequestId("r1"), ORG, ExecutorId("x1"), "managed")]
+    for partition in (None, ORG):
+        await book.rebuild(partition, rows, clock())
+    assert await book.inflight(ORG) == 1
+    assert isinstance(await book.choose(ask("r2", pool="managed", wait=False)), Refused)
+    await book.release(RequestId("r1"), ORG, pool="managed", executor_id=ExecutorId("x1"))
+    assert await book.inflight(ORG) == 0
+    assert won(await book.choose(ask("r2", pool="managed"))) == "x1"
+
+
+async def test_the_managed_partition_holds_no_leases_of_organizations_own_executors(
+    book: RedisCapacity, clock: Clock
+) -> None:
+    await book.upsert(executor("x1", org=None, capacity=1))
+    await book.rebuild(None, [LeasedRow(RequestId("r1"), ORG, ExecutorId("x1"), "byon")], clock())
+    assert won(await book.choose(ask("r2", pool="managed"))) == "x1"
+
+
+async def test_a_parked_managed_request_does_not_avoid_anybody_anew_when_its_turn_comes(
+    book: RedisCapacity, clock: Clock
+) -> None:
+    await book.upsert(executor("x1", org=None, capacity=2))
+    won(await book.choose(ask("r1", pool="managed", org_quota=1)))
+    await book.confirm(RequestId("r1"), ORG, ExecutorId("x1"), "managed")
+    refused_there = frozenset({ExecutorId("x1")})
+    await book.choose(ask("r2", pool="managed", org_quota=1, exclude=refused_there))
+    clock.now += 6_000
+    handed = await book.release(RequestId("r1"), ORG, pool="managed", executor_id=ExecutorId("x1"))
+    assert turns(handed) == [("r2", "x1")]
+
+
 async def test_generation_changes_with_a_new_life(book: RedisCapacity, connection: Connection, clock: Clock) -> None:
     first = await book.generation(ORG)
     await book.rebuild(ORG, [], clock())

@@ -71,6 +71,21 @@ async def test_mail_to_ourselves_arrives(pair: Pair) -> None:
     assert await gather(pair.here.receive(), 1) == [order(1)]
 
 
+async def test_mail_to_a_process_that_has_left_is_kept_in_redis_for_a_while(
+    redis_url: str, connection: Connection
+) -> None:
+    shared = Neighbours()
+    here = RedisMail(connection, redis_url, HERE, neighbours=shared)
+    there = RedisMail(connection, redis_url, THERE, neighbours=shared)
+    await there.start()
+    await there.stop()
+    await here.send(THERE, order(1))
+    assert await connection.call("LLEN", "{i:there}:inbox") == 1
+    kept_ms = await connection.call("PTTL", "{i:there}:inbox")
+    assert isinstance(kept_ms, int)
+    assert 0 < kept_ms <= 60_000
+
+
 async def test_mail_waits_for_a_reader(pair: Pair) -> None:
     receiving = asyncio.ensure_future(gather(pair.there.receive(), 1))
     await asyncio.sleep(0)
