@@ -252,3 +252,82 @@ def test_messages_come_back_as_they_went() -> None:
     bare = messages.decode(messages.encode(Offer(RequestId("r"), OrgId("o"), ExecutorId("x"), 3)))
     assert isinstance(bare, Offer)
     assert bare.create is msgspec.UNSET
+
+
+async def idle_consumer(mail: RedisMail, neighbours: Neighbours) -> "asyncio.Task[Sequence[str]]":
+    """Somebody who waits for the next batch, and has looked into Redis in vain."""
+
+    async def first() -> Sequence[str]:
+        async with aclosing(mail.wakes("runs")) as batches:
+            return await anext(batches)
+
+    waiting = asyncio.create_task(first())
+    while not any(inbox.idle for inbox in neighbours.consumers.get("runs", ())):
+        await asyncio.sleep(0)
+    return waiting
+
+
+async def queued(connection: Connection) -> list[bytes]:
+    found = await connection.call("LRANGE", "{w:runs}:wakes", 0, -1)
+    assert isinstance(found, list)
+    return [item for item in found if isinstance(item, bytes)]
+
+
+async def test_wake_goes_to_who_is_idle_here_without_redis(redis_url: str) -> None:
+    neighbours = Neighbours()
+    # What is not told here is told nobody.
+    nowhere = Connection("redis://127.0.0.1:1/0")
+    mail = RedisMail(nowhere, redis_url, HERE, neighbours=neighbours)
+    waiting = await idle_consumer(mail, neighbours)
+    mail.wake("runs", "run-1")
+    async with asyncio.timeout(5):
+        assert await waiting == ["run-1"]
+
+
+async def test_a_long_burst_is_shared_with_other_processes(connection: Connection) -> None:
+    neighbours = Neighbours()
+    mail = RedisMail(connection, "redis://127.0.0.1:1/0", HERE, neighbours=neighbours)
+    waiting = await idle_consumer(mail, neighbours)
+    for n in range(33):
+        mail.wake("runs", f"run-{n}")
+    await connection.call("PING")
+    assert len(await queued(connection)) == 33
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_wake_after_the_last_consumer_left_is_kept_for_others(connection: Connection, redis_url: str) -> None:
+    neighbours = Neighbours()
+    mail = RedisMail(connection, redis_url, HERE, neighbours=neighbours)
+    waiting = await idle_consumer(mail, neighbours)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    mail.wake("runs", "run-1")
+    await connection.call("PING")
+    assert await queued(connection) == [b"run-1"]
+
+
+async def test_only_so_many_wakes_are_kept_the_newest(
+    connection: Connection, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vespid.bus.mail.WAKES_KEPT", 10)
+    mail = RedisMail(connection, redis_url, HERE)
+    for n in range(30):
+        mail.wake("runs", f"run-{n}")
+    await connection.call("PING")
+    assert await queued(connection) == [b"run-%d" % n for n in range(20, 30)]
+
+
+async def test_what_a_leaving_consumer_held_is_left_to_others(
+    connection: Connection, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vespid.bus.mail.BATCH", 5)
+    neighbours = Neighbours()
+    mail = RedisMail(connection, redis_url, HERE, neighbours=neighbours)
+    waiting = await idle_consumer(mail, neighbours)
+    for n in range(20):
+        mail.wake("runs", f"run-{n}")
+    async with asyncio.timeout(5):
+        assert await waiting == [f"run-{n}" for n in range(5)]
+    await connection.call("PING")
+    assert await queued(connection) == [b"run-%d" % n for n in range(5, 20)]
