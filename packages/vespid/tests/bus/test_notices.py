@@ -302,6 +302,7 @@ async def test_wake_after_the_last_consumer_left_is_kept_for_others(connection: 
     waiting = await idle_consumer(mail, neighbours)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+    assert neighbours.consumers["runs"] == []
     mail.wake("runs", "run-1")
     await connection.call("PING")
     assert await queued(connection) == [b"run-1"]
