@@ -317,6 +317,34 @@ async def test_executor_that_connects_serves_who_waits(
     assert turns(nexts) == [("r0", "x1"), ("r1", "x1")]
 
 
+@pytest.mark.promise("P9")
+async def test_executor_that_connects_serves_nobody_beyond_the_quota(book: RedisCapacity) -> None:
+    await book.upsert(executor("x1", capacity=1))
+    won(await book.choose(ask("r1", org_quota=1)))
+    await book.confirm(RequestId("r1"), ORG, ExecutorId("x1"), "byon")
+    assert isinstance(await book.choose(ask("r2", org_quota=1)), Waiting)
+    assert await book.upsert(executor("x2", capacity=5)) == ()
+    assert await book.inflight(ORG) == 1
+
+
+async def test_load_is_what_is_taken_of_what_there_is(book: RedisCapacity) -> None:
+    await book.upsert(executor("large", capacity=10))
+    await book.upsert(executor("small", capacity=2))
+    chosen = [won(await book.choose(ask(f"r{n}"))) for n in range(5)]
+    assert (chosen.count("large"), chosen.count("small")) == (4, 1)
+
+
+async def test_the_oldest_of_different_signatures_is_served_first(book: RedisCapacity, clock: Clock) -> None:
+    await book.upsert(executor("x1", capacity=1))
+    won(await book.choose(ask("r1")))
+    await book.confirm(RequestId("r1"), ORG, ExecutorId("x1"), "byon")
+    await book.choose(ask("z", requirement=Requirement("agent.run")))
+    clock.now += 1
+    await book.choose(ask("a"))
+    handed = await book.release(RequestId("r1"), ORG, pool="byon", executor_id=ExecutorId("x1"))
+    assert turns(handed) == [("z", "x1")]
+
+
 async def test_changed_tags_route_from_then_on(book: RedisCapacity) -> None:
     west = Requirement(kind="agent.execute", tags=("west",))
     await book.upsert(executor("x1"))
