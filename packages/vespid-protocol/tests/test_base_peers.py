@@ -258,7 +258,8 @@ class World:
             live = held.state in (lease.State.DISPATCHED, lease.State.RECEIVED, lease.State.CANCELLING)
             if live and held.executor_id and self.now - self.heard[held.executor_id] >= LEASE_MS:
                 self.step(request_id, lease.Event.LOST, **who)
-            if held.act_by is not None and self.now >= held.act_by:
+            act_by = self.leases[request_id].act_by
+            if act_by is not None and self.now >= act_by:
                 self.step(request_id, lease.Event.ACT_BY, **who)
 
     def deliver(self, socket: Socket, *, twice: bool = False) -> None:
