@@ -61,8 +61,8 @@ class Stepping:
         await self._superuser.execute(
             """insert into executions (request_id, organization_id, run_id, workflow_id, node_id, node_type, attempt,
                    kind, placement, state, payload, payload_sha256, timeout_ms, act_by, output, finished_at)
-               values ($1, $2, $3, $4, $5, 'agent.execute', 1, 'agent.execute', 'executor', $6, '{}', '\\x00', 60000,
-                   now() + interval '10 minutes', $7::text::jsonb, case when $6 = 'succeeded' then now() end)""",
+               values ($1, $2, $3, $4, $5, 'agent.execute', 1, 'agent.execute', 'executor', $6::text, '{}', '\\x00',
+                   60000, now() + interval '10 minutes', $7::text::jsonb, case when $6 = 'succeeded' then now() end)""",
             request_id,
             UUID(run["organizationId"]),
             UUID(run["id"]),
@@ -76,7 +76,8 @@ class Stepping:
     async def be_at(self, run_id: str, status: str, cursor: str) -> None:
         """The run's status and cursor."""
         await self._superuser.execute(
-            """update workflow_runs set status = $2, cursor = $3::text::jsonb, attempt_count = 1, started_at = now(),
+            """update workflow_runs
+               set status = $2::text, cursor = $3::text::jsonb, attempt_count = 1, started_at = now(),
                    finished_at = case when $2 in ('succeeded', 'failed', 'cancelled') then now() end,
                    version = version + 1
                where id = $1""",
