@@ -332,3 +332,24 @@ async def test_what_a_leaving_consumer_held_is_left_to_others(
         assert await waiting == [f"run-{n}" for n in range(5)]
     await connection.call("PING")
     assert await queued(connection) == [b"run-%d" % n for n in range(5, 20)]
+
+
+async def test_mail_that_is_handed_over_arrives_within_the_call_and_other_mail_by_the_inbox(
+    connection: Connection, redis_url: str
+) -> None:
+    shared = Neighbours()
+    near = RedisMail(connection, redis_url, HERE, neighbours=shared)
+    there = RedisMail(connection, redis_url, THERE, neighbours=shared)
+    far = RedisMail(connection, redis_url, ProcessId("far"))
+    services = (near, there, far)
+    for service in services:
+        await service.start()
+    taken: list[AnyMessage] = []
+    there.hand_over(taken.append)
+    await near.send(THERE, order(1))
+    assert taken == [order(1)]
+    await far.send(THERE, order(2))
+    assert await gather(there.receive(), 1) == [order(2)]
+    assert taken == [order(1)]
+    for service in services:
+        await service.stop()

@@ -9,8 +9,9 @@ from tests.support.executor import Frame, ScriptedExecutor
 from tests.support.gateways import Fleet, Gateway, dispatch_body, request_id
 from tests.support.ground import Executor
 
-from vespid.bus.messages import Offer
-from vespid_protocol.ids import OrgId, new_id
+from vespid.bus.messages import AnyMessage, Offer
+from vespid.gateway.brain import dispatch
+from vespid_protocol.ids import OrgId, ProcessId, new_id
 
 
 async def answering(executor: ScriptedExecutor, output: object = None) -> None:
@@ -391,3 +392,27 @@ async def test_an_offer_whose_reservation_has_expired_is_not_taken_up_beyond_the
     await scripted.settled()
     assert scripted.unread("execute") == []
     assert await fleet.ground.state(request_id(late)) == "pending"
+
+
+async def test_a_lost_offer_is_made_to_another_executor(
+    fleet: Fleet, gateway: Gateway, org: OrgId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "OFFER_ANSWER_S", 0.05)
+    executors = [await fleet.ground.executor(org) for _ in range(2)]
+    scripted = {executor.id: await fleet.join(gateway, executor) for executor in executors}
+    mail = gateway.service.house.mail
+    send = mail.send
+    lost: asyncio.Future[Offer] = asyncio.get_running_loop().create_future()
+
+    async def lose_first(to: ProcessId, message: AnyMessage) -> bool:
+        if isinstance(message, Offer) and not lost.done():
+            lost.set_result(message)
+            return True
+        return await send(to, message)
+
+    monkeypatch.setattr(mail, "send", lose_first)
+    waiting = asyncio.create_task(gateway.dispatch(dispatch_body(org)))
+    del scripted[(await lost).executor_id]
+    (other,) = scripted.values()
+    await answering(other, "done")
+    assert (await waiting).body["output"] == "done"

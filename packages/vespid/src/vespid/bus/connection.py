@@ -103,14 +103,14 @@ class _Wire(asyncio.Protocol):
             future.set_exception(BusUnavailable("not connected to Redis"))
             return future
         if not self._gathered:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._gathered.append(packed)
         self._outstanding.append(future)
         if self._watch is None:
             self._watch = self._loop.call_later(WATCH_S, self._look)
         return future
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if self._transport is not None and self._gathered:
             self._transport.write(b"".join(self._gathered))
         self._gathered.clear()
@@ -176,6 +176,11 @@ class Connection:
             future.set_exception(BusUnavailable("not connected to Redis"))
             return future
         return wire.send(pack(command))
+
+    def flush(self) -> None:
+        """Write now what was to go at the end of this turn of the loop: for who gathers over a turn himself."""
+        if self._wire is not None:
+            self._wire.flush()
 
     async def run(self, script: Script, key: str, *arguments: Argument) -> Reply:
         """Run a script on the partition of `key`; a server that does not know it is given the source."""

@@ -45,6 +45,7 @@ class Gather:
         for key, waiting in gathered.items():
             for start in range(0, len(waiting), CALLS_MAX):
                 self._send("EVALSHA", self._script.digest, key, waiting[start : start + CALLS_MAX])
+        self._connection.flush()
 
     def _send(self, command: str, script: str, key: str, waiting: list[_Waiting]) -> None:
         arguments = [argument for asked, _ in waiting for argument in asked]

@@ -1,12 +1,13 @@
 """Inboxes of processes, and queues from which one process takes each item.
 
-A message to a process in this very interpreter is put into its inbox and takes no trip through Redis; likewise a wake
-when a consumer of the queue is idle here. The rest goes through lists, read in batches by a blocking connection.
-Redis may lose any of it: a sweep over Postgres finds what was meant.
+A message to a process in this very interpreter takes no trip through Redis: it is put into its inbox, or handed over
+within the call where the process said to whom; likewise a wake when a consumer of the queue is idle here. The rest goes
+through lists, read in batches by a blocking connection. Redis may lose any of it: a sweep over Postgres finds what was
+meant.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import msgspec
 from prometheus_client import Counter
@@ -34,7 +35,7 @@ class Neighbours:
     """The inboxes and queue consumers of one interpreter; services that share it share the shortcut."""
 
     def __init__(self) -> None:
-        self.inboxes: dict[ProcessId, Inbox[AnyMessage]] = {}
+        self.inboxes: dict[ProcessId, Callable[[AnyMessage], None]] = {}
         self.consumers: dict[str, list[Inbox[str]]] = {}
 
 
@@ -56,6 +57,8 @@ class RedisMail:
         self._neighbours = neighbours or Neighbours()
         self._log = log
         self._inbox: Inbox[AnyMessage] = Inbox(BATCH)
+        # Where messages from this interpreter go.
+        self._near: Callable[[AnyMessage], None] = self._put
         self._puller: Puller | None = None
         # Wakes of this turn of the loop, by queue, in order, each once.
         self._woken: dict[str, dict[str, None]] = {}
@@ -64,7 +67,7 @@ class RedisMail:
         """From here on messages are taken out of Redis."""
         if self._puller is not None:
             return
-        self._neighbours.inboxes[self._process_id] = self._inbox
+        self._neighbours.inboxes[self._process_id] = self._take_near
         self._puller = Puller(
             self._url,
             _inbox_key(self._process_id),
@@ -91,7 +94,7 @@ class RedisMail:
         """
         near = self._neighbours.inboxes.get(to)
         if near is not None:
-            near.put((message,))
+            near(message)
             return True
         key = _inbox_key(to)
         pushed = self._connection.call("RPUSH", key, messages.encode(message))
@@ -99,6 +102,10 @@ class RedisMail:
         # A reader that waits is served before the next command, so that there is nothing left to keep.
         _, lies_there = await asyncio.gather(pushed, kept)
         return lies_there == 0
+
+    def hand_over(self, take: Callable[[AnyMessage], None]) -> None:
+        """Messages from this interpreter go to `take` within the sender's call; `receive` still has all others."""
+        self._near = take
 
     def receive(self) -> AsyncIterator[Sequence[AnyMessage]]:
         """Messages to this process, in batches. An empty batch: some may have been lost, look at the truth."""
@@ -147,6 +154,12 @@ class RedisMail:
             key = _queue_key(queue)
             self._connection.call("RPUSH", key, *items).add_done_callback(_count_lost)
             self._connection.call("LTRIM", key, -WAKES_KEPT, -1).add_done_callback(_count_lost)
+
+    def _take_near(self, message: AnyMessage) -> None:
+        self._near(message)
+
+    def _put(self, message: AnyMessage) -> None:
+        self._inbox.put((message,))
 
     def _take(self, pushed: Sequence[bytes]) -> None:
         read: list[AnyMessage] = []

@@ -67,6 +67,9 @@ class Mail(Protocol):
         False: it was not taken at once; the process is busy, or gone.
         """
 
+    def hand_over(self, take: Callable[[AnyMessage], None]) -> None:
+        """Messages from this interpreter go to `take` within the sender's call; `receive` still has all others."""
+
     def receive(self) -> AsyncIterator[Sequence[AnyMessage]]:
         """Messages to this process, in batches, in the order of each sender."""
 

@@ -15,7 +15,7 @@ Kind = TypeVar("Kind", bound=Message)
 
 
 class Inbox:
-    """A Service. Handlers run in the loop and do not wait; what takes time they start as tasks of their own."""
+    """A Service. Handlers do not wait, as they may run within a sender's call; they start tasks for what takes time."""
 
     def __init__(self, mail: Mail) -> None:
         self._mail = mail
@@ -40,6 +40,7 @@ class Inbox:
 
     async def start(self) -> None:
         if self._task is None:
+            self._mail.hand_over(self.take)
             self._task = asyncio.create_task(self._read(), name="inbox")
 
     async def stop(self) -> None:

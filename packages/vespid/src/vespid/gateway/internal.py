@@ -10,7 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from vespid.dispatch.house import House
 from vespid.errors import ApiError
-from vespid.gateway.brain.dispatch import DispatchBody, Dispatcher
+from vespid.gateway.brain.body import DispatchBody
+from vespid.gateway.brain.dispatch import Dispatcher
 from vespid.gateway.edge.handover import Handover
 from vespid.gateway.edge.registry import Registry
 from vespid.security.envelope import SecretValue

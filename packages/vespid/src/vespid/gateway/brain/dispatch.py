@@ -5,7 +5,6 @@ are one commit; then the caller waits for a future that the result wakes.
 """
 
 import asyncio
-import re
 from typing import Literal
 
 import msgspec
@@ -15,24 +14,18 @@ from vespid.bus.choice import Cold, Held, Refused, Reserved
 from vespid.bus.errors import BusError
 from vespid.bus.messages import OfferAnswered, OfferRefused
 from vespid.dispatch.house import House
-from vespid.dispatch.rows import payload_digest
 from vespid.dispatch.scheduler import EDGES_TRIED, Wanted, refusal_code
-from vespid.domain.selector import Requirement, Selector
 from vespid.errors import ApiError
+from vespid.gateway.brain.body import ASYNC_TIMEOUT_MAX_MS, TIMEOUT_MAX_MS, DispatchBody, row_of
 from vespid.gateway.brain.refusals import nobody, not_now
 from vespid.gateway.brain.secret_courier import SecretCourier
-from vespid.gateway.brain.waiters import Ended, Waiters
+from vespid.gateway.brain.waiters import Ended, Notice, Unanswered, Waiters
 from vespid.security.envelope import SecretValue
-from vespid.store.executions import NewRow, SecretRefs, Standing
-from vespid_protocol.ids import ExecutorId, OrgId, RequestId, is_uuid
+from vespid.store.executions import NewRow, Standing
+from vespid_protocol.ids import ExecutorId, OrgId, RequestId
 
 log = structlog.get_logger("vespid.gateway.brain.dispatch")
 
-TIMEOUT_DEFAULT_MS = 60_000
-TIMEOUT_MIN_MS = 1_000
-TIMEOUT_MAX_MS = 600_000
-ASYNC_TIMEOUT_MAX_MS = 24 * 3_600_000
-MAX_WAIT_DEFAULT_MS = 600_000
 # How much longer than its timeout a synchronous call is kept open.
 ANSWER_GRACE_MS = 15_000
 # Executors that may refuse one request before its caller is told.
@@ -40,39 +33,7 @@ CHOICES_MAX = 4
 # An edge answers an offer within milliseconds; when a reservation has expired (5 s), nobody will any more.
 OFFER_ANSWER_S = 6.0
 
-_NODE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _encode = msgspec.json.Encoder().encode
-
-
-class SecretRef(msgspec.Struct, frozen=True, rename="camel"):
-    secret_id: str
-
-
-class Schedule(msgspec.Struct, frozen=True, rename="camel"):
-    on_unavailable: Literal["wait", "fail"] = "fail"
-    max_wait_ms: int = MAX_WAIT_DEFAULT_MS
-
-
-class DispatchBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Body of both routes. Its repr hides the secret."""
-
-    organization_id: str
-    requested_by_user_id: str | None = None
-    run_id: str
-    workflow_id: str | None = None
-    node_id: str
-    node_type: str
-    attempt_count: int
-    kind: Literal["connector.action", "agent.execute", "agent.run"]
-    payload: dict[str, object]
-    secret_ref: SecretRef | None = None
-    secret: str | None = None
-    executor_selector: Selector | None = None
-    schedule: Schedule | None = None
-    timeout_ms: int | None = None
-
-    def __repr__(self) -> str:
-        return f"DispatchBody(run_id={self.run_id!r}, node_id={self.node_id!r}, attempt_count={self.attempt_count!r})"
 
 
 class Outcome(msgspec.Struct, frozen=True, rename="camel"):
@@ -111,7 +72,7 @@ class Dispatcher:
                 "An inline secret is for the synchronous route; name a stored one by secretRef.",
                 {"fieldErrors": {"secret": ["only for the synchronous route"]}},
             )
-        row = _row(body, ASYNC_TIMEOUT_MAX_MS)
+        row = row_of(body, ASYNC_TIMEOUT_MAX_MS)
         work = Wanted.of_row(row)
         choice = None
         if row.on_unavailable == "fail":
@@ -132,7 +93,7 @@ class Dispatcher:
 
     async def dispatch(self, body: DispatchBody) -> Outcome:
         """Answers when the request is terminal. 504 GATEWAY_TIMEOUT cancels nothing."""
-        row = _row(body, TIMEOUT_MAX_MS)
+        row = row_of(body, TIMEOUT_MAX_MS)
         wait_ms = (row.max_wait_ms or 0) if row.on_unavailable == "wait" else 0
         loop = asyncio.get_running_loop()
         until = loop.time() + (row.timeout_ms + wait_ms + ANSWER_GRACE_MS) / 1000
@@ -154,19 +115,17 @@ class Dispatcher:
                     await self._create_and_offer(row, secret)
                 else:
                     asked = await self._offer_new(row, secret, excluded)
-                if asked is not None:
-                    await asyncio.wait((notice,), timeout=OFFER_ANSWER_S)
-                    if not notice.done() and await self._house.executions.read(row.request_id) is None:
-                        # Its edge died over it, or the offer was lost: the reservation has expired by now.
-                        excluded |= {asked}
-                        continue
-                told = await notice
+                told = await (notice if asked is None else _answer_to_offer(notice))
+            if isinstance(told, Unanswered) and asked and await self._house.executions.read(row.request_id) is None:
+                # Its edge died over it, or the offer was lost: the reservation has expired by now.
+                excluded |= {asked}
+                continue
             if isinstance(told, OfferRefused):
                 excluded |= {told.executor_id}
                 continue
             if isinstance(told, Ended):
                 return _outcome(told.status, told.output, told.error)
-            if told.outcome == "conflict":
+            if isinstance(told, OfferAnswered) and told.outcome == "conflict":
                 raise _conflict(row.request_id)
             return await self._await_row(row.request_id)
         code, details = refusal_code("ALL_FULL", pinned=row.pin_executor_id is not None)
@@ -302,75 +261,18 @@ class Dispatcher:
             )
 
 
-def _row(body: DispatchBody, timeout_max_ms: int) -> NewRow:
-    """The row of a request. Raises 400 with the field's name."""
-    errors: dict[str, list[str]] = {}
-    for field, value in (
-        ("organizationId", body.organization_id),
-        ("runId", body.run_id),
-        ("requestedByUserId", body.requested_by_user_id),
-        ("workflowId", body.workflow_id),
-    ):
-        if value is not None and not is_uuid(value):
-            errors[field] = ["must be a UUID"]
-    if not 1 <= body.attempt_count <= 1_000_000:
-        errors["attemptCount"] = ["must be between 1 and 1000000"]
-    if _NODE_ID.fullmatch(body.node_id) is None:
-        errors["nodeId"] = ["must match [A-Za-z0-9_-]{1,64}"]
-    timeout_ms = TIMEOUT_DEFAULT_MS if body.timeout_ms is None else body.timeout_ms
-    if not TIMEOUT_MIN_MS <= timeout_ms <= timeout_max_ms:
-        errors["timeoutMs"] = [f"must be between {TIMEOUT_MIN_MS} and {timeout_max_ms}"]
-    schedule = body.schedule or Schedule()
-    if not 0 <= schedule.max_wait_ms <= ASYNC_TIMEOUT_MAX_MS:
-        errors["schedule.maxWaitMs"] = [f"must be between 0 and {ASYNC_TIMEOUT_MAX_MS}"]
-    selector = body.executor_selector or Selector()
-    if selector.executor_id is not None and not is_uuid(selector.executor_id):
-        errors["executorSelector.executorId"] = ["must be a UUID"]
-    if errors:
-        raise ApiError(400, "BAD_REQUEST", "The dispatch is not valid.", {"fieldErrors": errors})
-    requirement = Requirement(
-        body.kind, connector=_connector(body), engine=_engine(body), tags=selector.required_tags()
-    )
-    refs = None
-    if body.secret is not None:
-        refs = SecretRefs(inline=True)
-    elif body.secret_ref is not None:
-        refs = SecretRefs(auth=body.secret_ref.secret_id)
-    return NewRow(
-        org=OrgId(body.organization_id.lower()),
-        request_id=RequestId(f"{body.run_id}:{body.node_id}:{body.attempt_count}"),
-        workflow_id=body.workflow_id,
-        node_id=body.node_id,
-        node_type=body.node_type,
-        attempt=body.attempt_count,
-        kind=body.kind,
-        placement="executor",
-        user_id=body.requested_by_user_id,
-        payload=msgspec.Raw(_encode(body.payload)),
-        payload_sha256=payload_digest(body.kind, body.payload),
-        secret_refs=refs,
-        pool=selector.pool or "byon",
-        required_tags=requirement.tags,
-        requirement=msgspec.Raw(_encode(requirement)),
-        selector=msgspec.Raw(_encode(selector)),
-        signature=requirement.signature,
-        pin_executor_id=None if selector.executor_id is None else ExecutorId(selector.executor_id.lower()),
-        on_unavailable=schedule.on_unavailable,
-        max_wait_ms=schedule.max_wait_ms,
-        timeout_ms=timeout_ms,
-    )
+async def _answer_to_offer(notice: "asyncio.Future[Notice]") -> Notice:
+    """What comes of an offer, or `Unanswered` once its edge has had its time."""
+    timer = notice.get_loop().call_later(OFFER_ANSWER_S, _give_up, notice)
+    try:
+        return await notice
+    finally:
+        timer.cancel()
 
 
-def _connector(body: DispatchBody) -> str | None:
-    connector = body.payload.get("connectorId") if body.kind == "connector.action" else None
-    return connector if isinstance(connector, str) else None
-
-
-def _engine(body: DispatchBody) -> str | None:
-    found: object = body.payload if body.kind == "agent.run" else None
-    for key in ("node", "config", "engine", "id"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, str) else None
+def _give_up(notice: "asyncio.Future[Notice]") -> None:
+    if not notice.done():
+        notice.set_result(Unanswered())
 
 
 def _conflict(request_id: str) -> ApiError:

@@ -30,7 +30,11 @@ class Ended(msgspec.Struct, frozen=True):
     error: str | None
 
 
-Notice = Ended | OfferRefused | OfferAnswered
+class Unanswered(msgspec.Struct, frozen=True):
+    """The edge that was offered the request has not said a word."""
+
+
+Notice = Ended | OfferRefused | OfferAnswered | Unanswered
 
 
 class Waiters:
