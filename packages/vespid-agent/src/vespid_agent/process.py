@@ -63,8 +63,10 @@ async def run_agent(
         journal = Journal.open(journal_path, config.executor_id)
         await journal.start()
         try:
-            backends = await available_backends(settings, log)
+            backends = await available_backends(settings, config.executor_id, environment, log)
             await reap(journal, backends, log)
+            for backend in backends.values():
+                await backend.sweep()
             async with http_session(settings.tls_ca_file) as session:
                 connectors = registry()
                 for broken in connectors.broken:

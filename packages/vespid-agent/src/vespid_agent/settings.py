@@ -77,6 +77,13 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     docker_pids: Annotated[
         int, Setting("VESPID_AGENT_DOCKER_PIDS", "Process limit of a sandboxed task.", 8, 1_000_000)
     ] = 256
+    docker_runtime: Annotated[
+        str,
+        Setting("VESPID_AGENT_DOCKER_RUNTIME", "OCI runtime for docker tasks (`runsc`); empty: the engine's."),
+    ] = ""
+    docker_prepared: Annotated[
+        int, Setting("VESPID_AGENT_DOCKER_PREPARED", "Containers kept ready, so that a task starts at once.", 0, 50)
+    ] = 2
     docker_output_max_chars: Annotated[
         int,
         Setting("VESPID_AGENT_DOCKER_OUTPUT_MAX_CHARS", "As HOST_OUTPUT_MAX_CHARS, sandboxed.", 1_000, 10_000_000),

@@ -131,6 +131,12 @@ class BubblewrapBackend:
             if group is not None:
                 group.remove()
 
+    async def sweep(self) -> None:
+        """Every process of a task has its mark, and nothing else is left of one."""
+
+    async def close(self) -> None:
+        """Nothing is held between tasks."""
+
     async def reap(self, mark: ProcessMark) -> None:
         await supervise.reap(mark, self._kill_grace_ms)
         self._groups().existing(mark.token).remove()

@@ -56,6 +56,12 @@ class HostBackend:
         finally:
             os.close(script)
 
+    async def sweep(self) -> None:
+        """Every process of a task has its mark, and nothing else is left of one."""
+
+    async def close(self) -> None:
+        """Nothing is held between tasks."""
+
     async def reap(self, mark: ProcessMark) -> None:
         await supervise.reap(mark, self._kill_grace_ms)
 

@@ -61,6 +61,8 @@ class TaskResult:
     stdout_truncated: bool
     stderr_truncated: bool
     duration_ms: int
+    # Why it ended so, where the backend knows more than the exit code says.
+    note: str | None = None
 
 
 class ProcessMark(msgspec.Struct, frozen=True, rename="camel"):
@@ -99,6 +101,14 @@ class Backend(Protocol):
 
         Raises `SandboxError`.
         """
+        ...
+
+    async def sweep(self) -> None:
+        """Once, before the first task: end what an earlier process of this agent left and no mark tells of."""
+        ...
+
+    async def close(self) -> None:
+        """After the last task: let go of whatever the backend itself holds."""
         ...
 
     async def reap(self, mark: ProcessMark) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from vespid_agent.sandbox.task import SandboxError
 
+# Beside the folders of runs, for what is prepared ahead of its task; no run has this name.
+SLOTS = "~slots"
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 

@@ -197,5 +197,6 @@ def _outcome(backend: str, result: TaskResult) -> Outcome:
         )
     if result.exit_code != 0:
         code = Code.DOCKER_EXIT_CODE if backend == "docker" else Code.HOST_EXIT_CODE
-        return Outcome.failure(f"{code}:{result.exit_code}", f"the task exited with {result.exit_code}", output)
+        why = "" if result.note is None else f": {result.note}"
+        return Outcome.failure(f"{code}:{result.exit_code}", f"the task exited with {result.exit_code}{why}", output)
     return Outcome.of(output)

@@ -1,0 +1,316 @@
+"""The docker backend: one task, one container, nothing left of it afterwards.
+
+The container's root is read-only, it has no capability, no way to more of them, no network unless it is asked for, an
+ordinary user, and hard limits of memory, processes and CPU. The engine's default seccomp profile is in force. An engine
+that cannot keep a limit is not used.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from vespid_agent.sandbox.cgroup import Limits
+from vespid_agent.sandbox.docker.container import OWNER_LABEL, Container, Profile
+from vespid_agent.sandbox.docker.endpoint import EndpointInvalid, endpoint
+from vespid_agent.sandbox.docker.engine import Engine, EngineError, EngineUnreachable
+from vespid_agent.sandbox.docker.pool import Pool
+from vespid_agent.sandbox.docker.work import BoundWork, VolumeWork, Work, volume_name
+from vespid_agent.sandbox.output import OutputCapture
+from vespid_agent.sandbox.supervise import Started
+from vespid_agent.sandbox.task import (
+    Availability,
+    Network,
+    OnOutput,
+    ProcessMark,
+    SandboxError,
+    ShellTask,
+    Stream,
+    TaskResult,
+)
+
+UNAVAILABLE = "SANDBOX_UNAVAILABLE:docker"
+_NOBODY = 65534
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Beyond its cap output is only counted; a task that prints without end must not take the loop from the heartbeat.
+_OVER_CAP_PAUSE_S = 0.002
+_LIMITS = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU"}
+
+
+class DockerBackend:
+    name = "docker"
+
+    def __init__(
+        self,
+        *,
+        image: str,
+        owner: str,
+        slots: Path,
+        environment: Mapping[str, str],
+        limits: Limits | None = None,
+        network_default: Network = "none",
+        runtime: str = "",
+        kill_grace_ms: int = 500,
+        prepared: int = 0,
+        work_bytes: int = 0,
+    ) -> None:
+        """`owner` names this agent; `slots` is a folder of its own, beside the working directories."""
+        self._image = image
+        self._owner = owner
+        self._limits = limits or Limits()
+        self._network_default = network_default
+        self._runtime = runtime
+        self._kill_grace_s = kill_grace_ms / 1000
+        self._work_bytes = work_bytes
+        self._invalid = ""
+        self._engine: Engine | None = None
+        try:
+            self._engine = Engine(endpoint(environment, Path.home()))
+        except EndpointInvalid as error:
+            self._invalid = str(error)
+        # Whether a folder of ours can be mounted as it is; known once the engine has said what it is.
+        self._binds = False
+        self._pool: Pool | None = None
+        self._slots = slots
+        self._prepared = prepared
+        # Containers whose removal failed: tried again before the next task.
+        self._left: set[str] = set()
+
+    # --- the engine --------------------------------------------------------------------------------------------------
+
+    async def available(self) -> Availability:
+        if self._engine is None:
+            return Availability(False, self._invalid)
+        try:
+            about = await self._engine.get("/info")
+        except (EngineError, EngineUnreachable) as error:
+            return Availability(False, str(error))
+        return await self._judged(about)
+
+    async def _judged(self, about: Mapping[str, Any]) -> Availability:
+        """Whether this engine keeps what we promise, and how its tasks get their files."""
+        assert self._engine is not None
+        options = " ".join(about.get("SecurityOptions") or ())
+        if about.get("OSType") != "linux":
+            return Availability(False, "the engine runs Windows containers: switch it to Linux containers")
+        unlimited = [what for flag, what in _LIMITS.items() if not about.get(flag)]
+        if unlimited or about.get("CgroupDriver") == "none":
+            advice = "a rootless engine needs cgroup v2 with systemd delegation" if "rootless" in options else ""
+            what = ", ".join(unlimited) or "anything"
+            return Availability(False, f"the engine cannot limit {what}{': ' if advice else ''}{advice}")
+        if "seccomp" not in options:
+            return Availability(False, "the engine runs without seccomp: it needs a kernel that has it")
+        if self._runtime and self._runtime not in (about.get("Runtimes") or {}):
+            return Availability(False, f"the engine has no runtime {self._runtime}: add it to its daemon.json")
+        remapped = "name=rootless" in options or "name=userns" in options
+        desktop = "Docker Desktop" in str(about.get("OperatingSystem"))
+        self._binds = self._engine.endpoint.is_local and not remapped
+        if self._prepared and self._binds and not desktop and sys.platform == "linux":
+            self._pool = self._pool or Pool(self._make_prepared, self._slots, self._prepared)
+        notes = [
+            f"engine {about.get('ServerVersion')} at {self._engine.endpoint}, cgroup v{about.get('CgroupVersion', 1)}"
+        ]
+        if not self._binds:
+            notes.append("its files are not ours: /work is copied in and out")
+        try:
+            await self._engine.get(f"/images/{self._image}/json")
+        except (EngineError, EngineUnreachable):
+            notes.append(_missing_image(self._image))
+        return Availability(True, notes=tuple(notes))
+
+    async def sweep(self) -> None:
+        """Remove what an earlier process of this agent left and no journal tells of. Raises SandboxError."""
+        if self._engine is None:
+            return
+        filters = f'{{"label":["{OWNER_LABEL}={self._owner}"]}}'
+        try:
+            for found in await self._engine.get("/containers/json", all="true", filters=filters):
+                await Container(self._engine, str(found["Names"][0]).removeprefix("/vespid-")).remove()
+            volumes = await self._engine.get("/volumes", filters=filters)
+            for volume in volumes["Volumes"] or ():
+                await self._engine.delete(f"/volumes/{volume['Name']}", force="true")
+        except (EngineError, EngineUnreachable) as error:
+            raise SandboxError(UNAVAILABLE, str(error), retryable=True) from error
+        if self._pool is not None:
+            self._pool.clear_slots()
+
+    async def close(self) -> None:
+        """Remove what was prepared, and let go of the engine."""
+        if self._pool is not None:
+            await self._pool.close()
+        if self._engine is not None:
+            await self._engine.close()
+
+    async def reap(self, mark: ProcessMark) -> None:
+        if self._engine is None:
+            raise SandboxError(UNAVAILABLE, self._invalid)
+        try:
+            await Container(self._engine, mark.token).remove()
+            with contextlib.suppress(EngineError):
+                await self._engine.delete(f"/volumes/{volume_name(mark.token)}", force="true")
+        except (EngineError, EngineUnreachable) as error:
+            raise SandboxError(UNAVAILABLE, str(error), retryable=True) from error
+
+    # --- a task ------------------------------------------------------------------------------------------------------
+
+    async def run(self, task: ShellTask, on_output: OnOutput, started: Started) -> TaskResult:
+        if self._engine is None:
+            raise SandboxError(UNAVAILABLE, self._invalid)
+        for name in task.env:
+            if _ENV_NAME.fullmatch(name) is None:
+                raise SandboxError("INVALID_EXECUTE_PAYLOAD", f"config.task.env: {name[:64]!r} names no shell variable")
+        await self._remove_left()
+        profile = self._profile(task.image or self._image, task.network or self._network_default)
+        try:
+            container, work = await self._container(profile, task)
+            try:
+                await started(ProcessMark(self.name, 0, 0, "", container.token))
+                result = await self._run(container, task, on_output)
+                await work.read_back(container)
+            finally:
+                await _to_the_end(self._remove(container, work))
+        except EngineError as error:
+            raise _refused(error, profile.image) from error
+        except EngineUnreachable as error:
+            raise SandboxError(UNAVAILABLE, str(error), retryable=True) from error
+        except OSError as error:
+            message = f"the engine dropped the task: {type(error).__name__}"
+            raise SandboxError("NODE_EXECUTION_FAILED", message, retryable=True) from error
+        return result
+
+    async def _container(self, profile: Profile, task: ShellTask) -> tuple[Container, Work]:
+        """A started container with the task's folder at /work: a prepared one where there is one and it fits."""
+        assert self._engine is not None
+        if self._pool is not None:
+            container = self._pool.take(profile, task.workdir)
+            if container is not None:
+                return container, BoundWork(task.workdir, None)
+        token = secrets.token_hex(16)
+        if self._binds:
+            work: Work = BoundWork(task.workdir, self._bound_owner())
+        else:
+            work = VolumeWork(self._engine, task.workdir, self._owner, token, self._user(), self._work_bytes)
+        container = Container(self._engine, token)
+        try:
+            container = await Container.make(self._engine, profile, self._owner, token, await work.mount())
+            await work.fill(container)
+            await container.start()
+        except BaseException:
+            await _to_the_end(self._remove(container, work))
+            raise
+        return container, work
+
+    async def _make_prepared(self, profile: Profile, slot: Path) -> Container:
+        """Raises EngineError, EngineUnreachable."""
+        assert self._engine is not None
+        mount = await BoundWork(slot, self._bound_owner()).mount()
+        container = await Container.make(self._engine, profile, self._owner, secrets.token_hex(16), mount)
+        try:
+            await container.start()
+        except BaseException:
+            await _to_the_end(container.remove())
+            raise
+        return container
+
+    async def _run(self, container: Container, task: ShellTask, on_output: OnOutput) -> TaskResult:
+        captures: dict[Stream, OutputCapture] = {
+            "stdout": _capture("stdout", task, on_output),
+            "stderr": _capture("stderr", task, on_output),
+        }
+        begun = time.monotonic()
+        await container.give(task.script, task.shell, task.env)
+        reading = asyncio.ensure_future(_read(container, captures))
+        try:
+            await asyncio.wait([reading], timeout=task.timeout_ms / 1000)
+            timed_out = not reading.done()
+            if timed_out:
+                await self._end(container, reading)
+            reading.result()
+        finally:
+            if not reading.done():
+                # Cancelled: the task gets its grace all the same; the caller removes the container then.
+                await _to_the_end(self._end(container, reading))
+        duration_ms = int((time.monotonic() - begun) * 1000)
+        status = None if timed_out else await container.exit_status()
+        note = None
+        if status == 137 and await container.is_out_of_memory():
+            note = f"it took more than its {self._limits.memory_mb} MB of memory"
+        (stdout, stdout_cut), (stderr, stderr_cut) = (capture.finish() for capture in captures.values())
+        return TaskResult(status, timed_out, stdout, stderr, stdout_cut, stderr_cut, duration_ms, note)
+
+    async def _end(self, container: Container, reading: "asyncio.Future[None]") -> None:
+        """SIGTERM, the grace, SIGKILL; its last words are read."""
+        await container.kill("SIGTERM")
+        await asyncio.wait([reading], timeout=self._kill_grace_s)
+        if not reading.done():
+            await container.kill("SIGKILL")
+            await asyncio.wait([reading])
+
+    async def _remove(self, container: Container, work: Work) -> None:
+        try:
+            await container.remove()
+            await work.remove()
+        except (EngineError, EngineUnreachable):
+            self._left.add(container.token)
+
+    async def _remove_left(self) -> None:
+        for token in tuple(self._left):
+            with contextlib.suppress(SandboxError):
+                await self.reap(ProcessMark(self.name, 0, 0, "", token))
+                self._left.discard(token)
+
+    def _profile(self, image: str, network: Network) -> Profile:
+        return Profile(image, network, self._limits, self._user(), self._runtime, self._work_bytes)
+
+    def _user(self) -> tuple[int, int]:
+        """Who runs inside: whoever owns the files outside, but never root."""
+        if not self._binds or sys.platform == "win32" or os.getuid() == 0:
+            return _NOBODY, _NOBODY
+        return os.getuid(), os.getgid()
+
+    def _bound_owner(self) -> tuple[int, int] | None:
+        return self._user() if sys.platform != "win32" and os.getuid() == 0 else None
+
+
+def _capture(stream: Stream, task: ShellTask, on_output: OnOutput) -> OutputCapture:
+    return OutputCapture(task.output_max_chars, task.redactor, lambda text, at: on_output(stream, text, at))
+
+
+async def _read(container: Container, captures: Mapping[Stream, OutputCapture]) -> None:
+    """Until the last process of the container has ended."""
+    async for stream, data in container.streams.frames():
+        captures[stream].feed(data)
+        if captures[stream].over_cap:
+            await asyncio.sleep(_OVER_CAP_PAUSE_S)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Cancellation does not cut it short."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+def _missing_image(image: str) -> str:
+    return f"the image {image} is not on the engine: run `docker pull {image}` there"
+
+
+def _refused(error: EngineError, image: str) -> SandboxError:
+    if error.status == 404 and "image" in error.message.lower():
+        return SandboxError(UNAVAILABLE, _missing_image(image))
+    if "/bin/sh" in error.message:
+        return SandboxError(UNAVAILABLE, f"the image {image} has no /bin/sh: use one that has")
+    return SandboxError(UNAVAILABLE, f"the engine refused: {error.message}", retryable=error.status >= 500)
