@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.support.logs",
     "tests.support.installed",
     "tests.support.dump",
+    "tests.support.container_engine",
 ]

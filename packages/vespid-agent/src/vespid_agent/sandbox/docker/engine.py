@@ -59,7 +59,7 @@ class Engine:
         try:
             async with self._open().put(
                 f"{API}/containers/{container}/archive",
-                params={"path": path, "copyUIDGID": "true"},
+                params={"path": path},
                 data=tar,
                 headers={"Content-Type": "application/x-tar"},
             ) as answer:

@@ -113,7 +113,12 @@ class VolumeWork:
             return entry
 
         with tarfile.open(fileobj=file, mode="w") as tar:
-            tar.add(self._folder, arcname=".", filter=owned)
+            # The folder itself: an engine passes over an entry called `.`, but not over this one.
+            root = tarfile.TarInfo("/")
+            root.type, root.mode = tarfile.DIRTYPE, 0o700
+            tar.addfile(owned(root))
+            for entry in sorted(self._folder.iterdir()):
+                tar.add(entry, arcname=entry.name, filter=owned)
         file.seek(0)
 
     def _unpack(self, file: IO[bytes]) -> None:
