@@ -313,4 +313,4 @@ def _refused(error: EngineError, image: str) -> SandboxError:
         return SandboxError(UNAVAILABLE, _missing_image(image))
     if "/bin/sh" in error.message:
         return SandboxError(UNAVAILABLE, f"the image {image} has no /bin/sh: use one that has")
-    return SandboxError(UNAVAILABLE, f"the engine refused: {error.message}", retryable=error.status >= 500)
+    return SandboxError("DOCKER_FAILED", f"the engine refused: {error.message}", retryable=True)
