@@ -6,6 +6,7 @@ lock the identity → open the journal → reap what a dead process left → con
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 import socket
@@ -31,6 +32,7 @@ from vespid_agent.logs import Logger, get_logger
 from vespid_agent.network import NetworkMisconfigured, http_session, tls_context
 from vespid_agent.reaper import reap
 from vespid_agent.runner import Kinds, Runner
+from vespid_agent.sandbox.task import SandboxError
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work.action import ActionWork
 from vespid_agent.work.execute import ShellWork
@@ -63,25 +65,29 @@ async def run_agent(
         journal = Journal.open(journal_path, config.executor_id)
         await journal.start()
         try:
-            backends = await available_backends(settings, config.executor_id, environment, log)
-            await reap(journal, backends, log)
-            for backend in backends.values():
-                await backend.sweep()
-            async with http_session(settings.tls_ca_file) as session:
+            async with contextlib.AsyncExitStack() as held:
+                backends = await available_backends(settings, config.executor_id, environment, log)
+                for backend in backends.values():
+                    held.push_async_callback(backend.close)
+                await reap(journal, backends, log)
+                for backend in backends.values():
+                    try:
+                        await backend.sweep()
+                    except SandboxError as error:
+                        log.error("sweep_failed", backend=backend.name, error=str(error))
+                session = await held.enter_async_context(http_session(settings.tls_ca_file))
                 connectors = registry()
                 for broken in connectors.broken:
                     log.error("connector_broken", name=broken.name, package=broken.package, reason=broken.reason)
                 http = GuardedHttp(EgressGuard(_egress(settings)), tls=tls_context(settings.tls_ca_file))
                 await http.start()
-                try:
-                    shell = ShellWork(settings, backends, environment)
-                    kinds = Kinds(shell, ActionWork(connectors, http, _base_urls(environment)))
-                    agent = assemble(
-                        config, settings, journal, kinds, connectors, session, monotonic_ms, jitter, log, reread_token
-                    )
-                    await _live(agent, settings.drain_ms, stop, hurry, log)
-                finally:
-                    await http.stop()
+                held.push_async_callback(http.stop)
+                shell = ShellWork(settings, backends, environment)
+                kinds = Kinds(shell, ActionWork(connectors, http, _base_urls(environment)))
+                agent = assemble(
+                    config, settings, journal, kinds, connectors, session, monotonic_ms, jitter, log, reread_token
+                )
+                await _live(agent, settings.drain_ms, stop, hurry, log)
         finally:
             await journal.stop()
     finally:
