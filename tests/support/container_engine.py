@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
 import os
 import shutil
 import subprocess
@@ -14,6 +16,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from tests.support.processes import free_port
 
 from vespid_agent.sandbox.docker.endpoint import Endpoint
 from vespid_agent.sandbox.docker.engine import Engine, EngineError, EngineUnreachable
@@ -28,8 +35,9 @@ _READY_S = 60.0
 class ContainerEngine:
     """A running engine."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, folder: Path, port: int, process: subprocess.Popen[bytes]) -> None:
         self.folder = folder
+        self.port = port
         self.process = process
         self.socket = folder / "docker.sock"
         self.endpoint = Endpoint("unix", path=str(self.socket))
@@ -37,6 +45,15 @@ class ContainerEngine:
     @property
     def environment(self) -> dict[str, str]:
         return {"DOCKER_HOST": f"unix://{self.socket}"}
+
+    @property
+    def remote_environment(self) -> dict[str, str]:
+        """The same engine as somebody on another machine reaches it: by TCP, with certificates on both sides."""
+        return {
+            "DOCKER_HOST": f"tcp://127.0.0.1:{self.port}",
+            "DOCKER_TLS_VERIFY": "1",
+            "DOCKER_CERT_PATH": str(self.folder / "tls"),
+        }
 
     async def get(self, path: str, **query: str) -> Any:
         """One call of its API, whichever loop asks."""
@@ -94,10 +111,15 @@ async def container_engine() -> AsyncIterator[ContainerEngine]:
         pytest.skip("needs dockerd and busybox (Debian: docker.io, busybox-static)")
     folder = Path(tempfile.mkdtemp(prefix="vespid-docker-"))
     folder.chmod(0o711)
+    port = free_port()
+    tls = folder / "tls"
+    _make_certificates(tls)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [
                 *("dockerd", "-H", f"unix://{folder / 'docker.sock'}", "--pidfile", folder / "pid"),
+                *("-H", f"tcp://127.0.0.1:{port}", "--tlsverify", "--tlscacert", tls / "ca.pem"),
+                *("--tlscert", tls / "cert.pem", "--tlskey", tls / "key.pem"),
                 *("--data-root", folder / "data", "--exec-root", folder / "exec"),
                 *("--iptables=false", "--ip6tables=false"),
                 # A bridge of its own: two engines of two test processes must not share one.
@@ -107,7 +129,7 @@ async def container_engine() -> AsyncIterator[ContainerEngine]:
             stderr=log,
             start_new_session=True,
         )
-    engine = ContainerEngine(folder, process)
+    engine = ContainerEngine(folder, port, process)
     try:
         await engine.ready()
         await engine.import_image()
@@ -131,6 +153,37 @@ def _make_bridge() -> bool:
         ["ip", "link", "set", _BRIDGE, "up"],
     )
     return all(subprocess.run(command, check=False, capture_output=True).returncode == 0 for command in commands)
+
+
+def _make_certificates(folder: Path) -> None:
+    """An authority, and one certificate of it that serves the engine and whoever calls it."""
+    folder.mkdir()
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, *, is_authority: bool) -> Any:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+            )
+        )
+
+    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority = certificate("authority", authority_key, "authority", is_authority=True)
+    ours = certificate("engine", key, "authority", is_authority=False)
+    pem = serialization.Encoding.PEM
+    (folder / "ca.pem").write_bytes(authority.sign(authority_key, hashes.SHA256()).public_bytes(pem))
+    (folder / "cert.pem").write_bytes(ours.sign(authority_key, hashes.SHA256()).public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
 
 
 def _unmount_below(folder: Path) -> None:

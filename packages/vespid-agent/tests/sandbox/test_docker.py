@@ -13,7 +13,6 @@ from tests.support.container_engine import IMAGE, ContainerEngine
 
 from vespid_agent.sandbox.cgroup import Limits
 from vespid_agent.sandbox.docker.backend import DockerBackend
-from vespid_agent.sandbox.docker.endpoint import Endpoint
 from vespid_agent.sandbox.task import ProcessMark, SandboxError
 from vespid_agent.sandbox.workdir import SLOTS, Workdirs
 
@@ -30,19 +29,16 @@ LIMITS = Limits(memory_mb=64, cpus=1, pids=48)
 async def backend_of(
     engine: ContainerEngine, workdirs: Workdirs, *, copies: bool = False, **more: Any
 ) -> AsyncIterator[Observed]:
-    """A backend; with `copies` one that takes the engine for a remote one."""
+    """A backend; with `copies` one for which the engine is on another machine."""
     given = {
         "image": IMAGE,
         "owner": f"agent-{uuid.uuid4().hex}",
         "slots": workdirs.root / SLOTS,
-        "environment": engine.environment,
+        "environment": engine.remote_environment if copies else engine.environment,
         "limits": LIMITS,
         "kill_grace_ms": 200,
     }
     backend = DockerBackend(**(given | more))
-    if copies:
-        assert backend._engine is not None
-        backend._engine.endpoint = _Elsewhere("unix", path=str(engine.socket))
     try:
         state = await backend.available()
         assert state.ok, state.reason
@@ -51,14 +47,6 @@ async def backend_of(
         await backend.close()
         assert await engine.containers() == []
         assert await engine.volumes() == []
-
-
-class _Elsewhere(Endpoint):
-    """The same engine, but for its files."""
-
-    @property
-    def is_local(self) -> bool:
-        return False
 
 
 @pytest.fixture(params=["fresh", "prepared", "copied"])
