@@ -95,6 +95,25 @@ class Held:
 class GatewayPeer:
     """One socket, from the upgrade to its end."""
 
+    # A gateway holds very many of them.
+    __slots__ = (
+        "_accepts",
+        "_bad_frames",
+        "_next_probe",
+        "_server_time",
+        "accept_ms",
+        "audible",
+        "connection_epoch",
+        "heartbeat_ms",
+        "held",
+        "hello",
+        "last_heard",
+        "max_frame_bytes",
+        "speaks_v2",
+        "stale_ms",
+        "state",
+    )
+
     def __init__(
         self,
         now: int,
@@ -126,23 +145,10 @@ class GatewayPeer:
         self._server_time = server_time
         self._next_probe = now + stale_ms // 3
         # (deadline, requestId, lease epoch) of `execute` frames not yet received; deadlines only grow.
-        self._accepts: deque[tuple[int, str, int | None]] = deque()
-        self._bad_frames: deque[int] = deque(maxlen=BAD_FRAMES_MAX)
-        self._handlers: dict[type, Callable[[Any, int], Effects]] = {
-            Ping: self._ping,
-            ExecuteEvent: self._progress,
-            ExecuteResult: self._result,
-            ExecuteReceived: self._received,
-            Hello: self._hello,
-            Draining: self._draining,
-            SessionOpened: self._session,
-            TurnDelta: self._session,
-            TurnEvent: self._session,
-            TurnFinal: self._turn_end,
-            TurnError: self._turn_end,
-            MemorySyncResult: self._session,
-            MemoryQueryResult: self._session,
-        }
+        # Lists that are empty on most sockets, rather than deques: an empty one of those takes a page's worth of slots.
+        self._accepts: list[tuple[int, str, int | None]] = []
+        # When the latest of them came, oldest first.
+        self._bad_frames: list[int] = []
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 
@@ -168,7 +174,7 @@ class GatewayPeer:
         if self.state is State.CLOSED:
             return _NOTHING
         self.last_heard = now
-        effects = self._handlers[type(frame)](frame, now)
+        effects = _HANDLERS[type(frame)](self, frame, now)
         if not self.audible:
             self.audible = True
             return (fx.Audible(), *effects)
@@ -376,6 +382,7 @@ class GatewayPeer:
         counted = (*self.heard(now), fx.Counted("bad_frame", f"{problem.frame_type or '?'}: {problem.field}"[:128]))
         bad = self._bad_frames
         bad.append(now)
+        del bad[:-BAD_FRAMES_MAX]
         if len(bad) == BAD_FRAMES_MAX and now - bad[0] < BAD_FRAMES_WINDOW_MS:
             return (*counted, *self.end(Event.TOO_MANY_BAD_FRAMES, "too many bad frames"))
         told = ErrorFrame(code=Code.BAD_REQUEST, message=str(problem)[:500], request_id=problem.request_id)
@@ -389,8 +396,26 @@ class GatewayPeer:
             held = self.held.get(request_id)
             if held is not None and not held.received and held.lease_epoch == epoch:
                 return (request_id, epoch) if now >= deadline else None
-            accepts.popleft()
+            # Few are ever in it: as many as the executor may have at once.
+            del accepts[0]
         return None
+
+
+_HANDLERS: dict[type, Callable[[GatewayPeer, Any, int], Effects]] = {
+    Ping: GatewayPeer._ping,
+    ExecuteEvent: GatewayPeer._progress,
+    ExecuteResult: GatewayPeer._result,
+    ExecuteReceived: GatewayPeer._received,
+    Hello: GatewayPeer._hello,
+    Draining: GatewayPeer._draining,
+    SessionOpened: GatewayPeer._session,
+    TurnDelta: GatewayPeer._session,
+    TurnEvent: GatewayPeer._session,
+    TurnFinal: GatewayPeer._turn_end,
+    TurnError: GatewayPeer._turn_end,
+    MemorySyncResult: GatewayPeer._session,
+    MemoryQueryResult: GatewayPeer._session,
+}
 
 
 class Strikes:

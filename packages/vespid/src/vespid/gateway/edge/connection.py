@@ -45,7 +45,6 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_closing",
-        "_handlers",
         "_loop",
         "announced",
         "capacity",
@@ -107,24 +106,6 @@ class Connection:
         self.is_over = False
         self._loop = asyncio.get_running_loop()
         self._closing: asyncio.Task[None] | None = None
-        self._handlers: dict[type, Callable[[Any], None]] = {
-            fx.Send: self._send,
-            fx.Result: self._result,
-            fx.Progress: self._progress,
-            fx.Received: self._ignore,
-            fx.Declined: self._declined,
-            fx.Counted: self._counted,
-            fx.Register: self._register,
-            fx.Update: self._update,
-            fx.Probe: self._probe,
-            fx.Close: self._close,
-            fx.Unregister: self._unregister,
-            fx.NotTaken: self._not_taken,
-            fx.Silent: self._routable_changed,
-            fx.Audible: self._routable_changed,
-            fx.Unroute: self._unroute,
-            fx.Session: self._session,
-        }
         wheel.plan(self, peer.next_due)
 
     @property
@@ -147,7 +128,7 @@ class Connection:
     def receive(self, data: bytes) -> None:
         """One text message."""
         for effect in self.peer.receive_data(data, self.now_ms):
-            self._handlers[type(effect)](effect)
+            _HANDLERS[type(effect)](self, effect)
 
     def heard(self) -> None:
         """A WebSocket ping or pong."""
@@ -219,7 +200,7 @@ class Connection:
 
     def _carry_out(self, effects: tuple[fx.Effect, ...]) -> None:
         for effect in effects:
-            self._handlers[type(effect)](effect)
+            _HANDLERS[type(effect)](self, effect)
 
     def _send(self, effect: fx.Send) -> None:
         self.transport.send(encode(effect.frame))
@@ -277,6 +258,26 @@ class Connection:
 
     def _ignore(self, _effect: fx.Effect) -> None:
         """`received` stops the peer's accept timer; it is persisted with the next event, or never."""
+
+
+_HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
+    fx.Send: Connection._send,
+    fx.Result: Connection._result,
+    fx.Progress: Connection._progress,
+    fx.Received: Connection._ignore,
+    fx.Declined: Connection._declined,
+    fx.Counted: Connection._counted,
+    fx.Register: Connection._register,
+    fx.Update: Connection._update,
+    fx.Probe: Connection._probe,
+    fx.Close: Connection._close,
+    fx.Unregister: Connection._unregister,
+    fx.NotTaken: Connection._not_taken,
+    fx.Silent: Connection._routable_changed,
+    fx.Audible: Connection._routable_changed,
+    fx.Unroute: Connection._unroute,
+    fx.Session: Connection._session,
+}
 
 
 def _tell_failure(task: "asyncio.Task[None]") -> None:
