@@ -12,6 +12,9 @@ import uvicorn
 log = structlog.get_logger("vespid.control.http")
 
 _BACKLOG = 2048
+# Longer than the minute for which balancers and clients keep an idle connection: whoever closes first makes the other
+# lose the request that is just then on its way.
+KEEP_ALIVE_S = 75
 
 
 class _Server(uvicorn.Server):
@@ -89,6 +92,7 @@ class HttpService:
             server_header=False,
             proxy_headers=bool(self._trusted_proxies),
             forwarded_allow_ips=list(self._trusted_proxies),
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(self._grace_s)),
         )
 
