@@ -72,6 +72,19 @@ async def test_only_control_plane_tags_route(organization: Organization) -> None
     assert run["status"] == "succeeded"
 
 
+async def test_a_node_that_names_a_sandbox_waits_for_an_agent_that_has_it(organization: Organization) -> None:
+    await organization.pair(DOCKER_HOST="unix:///nonexistent/docker.sock")
+    boxed = (await organization.publish(shell("echo here", sandbox={"backend": "docker"})))["workflow"]
+    run_id = await organization.start_run(boxed["id"])
+    await organization.has_event(boxed["id"], run_id, "node_waiting")
+    events = await organization.events(boxed["id"], run_id)
+    told = next(event for event in events if event["eventType"] == "node_waiting")
+    assert told["payload"]["reason"] == "NONE_MATCHES"
+    bare = (await organization.publish(shell("echo here", sandbox={"backend": "host"})))["workflow"]
+    run = await organization.finished(bare["id"], await organization.start_run(bare["id"]))
+    assert run["status"] == "succeeded"
+
+
 async def test_without_an_agent_a_dispatch_is_refused_with_the_reason(organization: Organization) -> None:
     body = dispatch_body(organization)
     answer = await organization.gateway("POST", "/internal/v1/dispatch", body, status=503)

@@ -180,12 +180,17 @@ class Organization:
 
 
 def shell(script: str, node_id: str = "n1", **node: object) -> dict[str, object]:
-    """An `agent.execute` node; `selector` goes into its execution, everything else beside its config."""
+    """An `agent.execute` node.
+
+    `selector` and `schedule` go into its execution, `sandbox` into its config, everything else beside that.
+    """
     execution: dict[str, object] = {"mode": "executor"}
     for name in ("selector", "schedule"):
         if name in node:
             execution[name] = node.pop(name)
-    config = {"execution": execution, "task": {"type": "shell", "script": script}}
+    config: dict[str, object] = {"execution": execution, "task": {"type": "shell", "script": script}}
+    if "sandbox" in node:
+        config["sandbox"] = node.pop("sandbox")
     return {"id": node_id, "type": "agent.execute", "config": config, **node}
 
 

@@ -1,41 +1,57 @@
-"""Which sandbox backends this machine has. One that is configured and missing is said so at start, and at each task."""
+"""Which sandbox backends this agent has. One that is configured and missing is said so at start, and at each task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from vespid_agent.config import AgentConfig
 from vespid_agent.logs import Logger
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
 from vespid_agent.sandbox.cgroup import Limits
 from vespid_agent.sandbox.docker.backend import DockerBackend
 from vespid_agent.sandbox.host import HostBackend
-from vespid_agent.sandbox.task import Backend
+from vespid_agent.sandbox.task import Availability, Backend
 from vespid_agent.sandbox.workdir import SLOTS
 from vespid_agent.settings import AgentSettings
 
+# A managed agent runs the tasks of organizations that do not know each other, so each needs walls around it.
+_NOT_ON_MANAGED = "a managed agent runs no task on the bare machine; use docker or bubblewrap"
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """What was found at the start of the process."""
+
+    found: Mapping[str, Backend]
+    # By name of those that are not there: why not and what to do.
+    missing: Mapping[str, str]
+
+    def why_missing(self, name: str) -> str:
+        return f"this agent has no backend {name}: {self.missing.get(name, 'it is not known here')}"
+
 
 async def available_backends(
-    settings: AgentSettings, owner: str, environment: Mapping[str, str], log: Logger
-) -> dict[str, Backend]:
-    """By name, those that can run tasks here. `owner` names this agent where others share an engine."""
+    settings: AgentSettings, config: AgentConfig, environment: Mapping[str, str], log: Logger
+) -> Backends:
     found: dict[str, Backend] = {}
-    for backend in _known(settings, owner, environment):
-        state = await backend.available()
+    missing: dict[str, str] = {}
+    for backend in _known(settings, config.executor_id, environment):
+        refused = config.pool == "managed" and isinstance(backend, HostBackend)
+        state = Availability(False, _NOT_ON_MANAGED) if refused else await backend.available()
         if state.ok:
             found[backend.name] = backend
             log.info("backend", name=backend.name, notes=list(state.notes))
             continue
         await backend.close()
-        if backend.name == settings.exec_backend:
-            log.error("backend_unavailable", name=backend.name, reason=state.reason)
-        else:
-            log.info("backend_unavailable", name=backend.name, reason=state.reason)
-    if settings.exec_backend not in found:
-        log.error("exec_backend_missing", name=settings.exec_backend)
-    return found
+        missing[backend.name] = state.reason or "it does not say why"
+        say = log.error if backend.name == settings.exec_backend else log.info
+        say("backend_unavailable", name=backend.name, reason=state.reason)
+    return Backends(found, missing)
 
 
 def _known(settings: AgentSettings, owner: str, environment: Mapping[str, str]) -> list[Backend]:
+    """`owner` names this agent where others share an engine."""
     grace_ms = settings.host_kill_grace_ms
     limits = Limits(memory_mb=settings.docker_memory_mb, cpus=settings.docker_cpus, pids=settings.docker_pids)
     return [

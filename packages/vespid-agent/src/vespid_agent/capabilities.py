@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work import action, engine, execute
 from vespid_protocol.frames import Capabilities
@@ -10,8 +12,13 @@ from vespid_runtime.connectors import Registry, registry
 KINDS = (action.KIND, execute.KIND, engine.KIND)
 
 
-def describe(settings: AgentSettings, tags: tuple[str, ...], connectors: Registry | None = None) -> Capabilities:
-    """`connectors`: the registry in use, loaded here where there is none yet."""
+def describe(
+    settings: AgentSettings,
+    tags: tuple[str, ...],
+    connectors: Registry | None = None,
+    backends: Iterable[str] | None = None,
+) -> Capabilities:
+    """`connectors`: the registry in use, loaded here where there is none yet. `backends`: None while not known."""
     loaded = connectors if connectors is not None else registry()
     return Capabilities(
         kinds=KINDS,
@@ -19,4 +26,5 @@ def describe(settings: AgentSettings, tags: tuple[str, ...], connectors: Registr
         tags=tags,
         max_in_flight=settings.max_in_flight,
         engines=engine.ENGINES,
+        backends=None if backends is None else tuple(backends),
     )

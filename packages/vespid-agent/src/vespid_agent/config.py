@@ -11,11 +11,13 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
 DEFAULT_PATH = Path("~/.vespid/agent.json")
+
+Pool: TypeAlias = Literal["byon", "managed"]
 
 
 class ConfigError(Exception):
@@ -32,7 +34,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     organization_id: str | None = None
     name: str = ""
     tags: tuple[str, ...] = ()
-    pool: Literal["byon", "managed"] = "byon"
+    pool: Pool = "byon"
 
     def __repr__(self) -> str:
         return f"AgentConfig({self.executor_id}, {self.gateway_ws_url})"

@@ -66,11 +66,11 @@ async def run_agent(
         await journal.start()
         try:
             async with contextlib.AsyncExitStack() as held:
-                backends = await available_backends(settings, config.executor_id, environment, log)
-                for backend in backends.values():
+                backends = await available_backends(settings, config, environment, log)
+                for backend in backends.found.values():
                     held.push_async_callback(backend.close)
-                await reap(journal, backends, log)
-                for backend in backends.values():
+                await reap(journal, backends.found, log)
+                for backend in backends.found.values():
                     try:
                         await backend.sweep()
                     except SandboxError as error:
@@ -112,7 +112,7 @@ def assemble(
         name=config.name or socket.gethostname() or "vespid-agent",
         instance_id=str(uuid.uuid4()),
         journal_id=journal.journal_id,
-        capabilities=describe(settings, config.tags, connectors),
+        capabilities=describe(settings, config.tags, connectors, kinds.shell.backends.found),
     )
     now, wall = monotonic_ms(), epoch_ms()
     kept = [_remembered(entry, now, wall) for entry in (*journal.unacknowledged, *journal.abandoned)]

@@ -48,7 +48,7 @@ class Frame(
 
 
 class Capabilities(Part, frozen=True, kw_only=True):
-    """What an agent says it can do. None means "all of them" (kinds, connectors) or "not filtered by it" (engines)."""
+    """What an agent says it can do. None: all (kinds, connectors), or not filtered by it (engines, backends)."""
 
     kinds: tuple[str, ...] | None = None
     connectors: tuple[str, ...] | None = None
@@ -56,6 +56,8 @@ class Capabilities(Part, frozen=True, kw_only=True):
     tags: tuple[str, ...] | None = None
     max_in_flight: int | None = None
     engines: tuple[str, ...] | None = None
+    # Sandboxes it can run shell tasks in. A node that names another one is not sent here.
+    backends: tuple[str, ...] | None = None
 
     @property
     def room(self) -> int:

@@ -131,6 +131,19 @@ async def test_quota_counts_both_pools(book: RedisCapacity) -> None:
     won(await book.choose(ask("r5", org=OTHER, pool="managed", org_quota=2)))
 
 
+async def test_asked_for_a_backend_only_those_are_chosen_that_have_it_or_do_not_say(book: RedisCapacity) -> None:
+    docker = Requirement(kind="agent.execute", backend="docker")
+    await book.upsert(executor("bare", capacity=9, capabilities=Capabilities.of(backends=["host"])))
+    assert await book.choose(ask("r1", requirement=docker, wait=False)) == Refused(NoneReason.NONE_MATCHES)
+    assert won(await book.choose(ask("r2"))) == "bare"
+    await book.upsert(executor("boxed", capabilities=Capabilities.of(backends=["host", "docker"])))
+    assert won(await book.choose(ask("r3", requirement=docker))) == "boxed"
+    await book.upsert(executor("boxed", capabilities=Capabilities.of(backends=["host"])))
+    assert await book.choose(ask("r4", requirement=docker, wait=False)) == Refused(NoneReason.NONE_MATCHES)
+    await book.upsert(executor("silent"))
+    assert won(await book.choose(ask("r5", requirement=docker))) == "silent"
+
+
 async def test_says_why_nobody(book: RedisCapacity) -> None:
     assert await book.choose(ask("r1", wait=False)) == Refused(NoneReason.NONE_CONNECTED)
     await book.upsert(executor("x1", capabilities=Capabilities.of(tags=["east"])))

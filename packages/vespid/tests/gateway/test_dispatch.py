@@ -269,6 +269,27 @@ async def test_work_goes_where_its_selector_kind_and_connector_say(fleet: Fleet,
     assert (other.status, other.body["details"]["reason"]) == (503, "NONE_MATCHES")
 
 
+async def test_a_task_goes_where_its_sandbox_is(fleet: Fleet, gateway: Gateway, org: OrgId) -> None:
+    bare_row, boxed_row, none_row = [await fleet.ground.executor(org) for _ in range(3)]
+    await fleet.join(gateway, bare_row, backends=["host"], maxInFlight=50)
+    await fleet.join(gateway, none_row, backends=[], maxInFlight=50)
+
+    def body(backend: str) -> Frame:
+        node = {"id": "n1", "config": {"task": {"type": "shell", "script": "true"}, "sandbox": {"backend": backend}}}
+        return dispatch_body(org, kind="agent.execute", payload={"node": node})
+
+    refused = await gateway.dispatch_async(body("docker"))
+    assert (refused.status, refused.body["details"]["reason"]) == (503, "NONE_MATCHES")
+    boxed = await fleet.join(gateway, boxed_row, backends=["docker"], maxInFlight=1)
+    asked = body("docker")
+    assert (await gateway.dispatch_async(asked)).status == 201
+    assert (await boxed.next("execute"))["requestId"] == request_id(asked)
+    full = await gateway.dispatch_async(body("docker"))
+    assert (full.status, full.body["details"]["reason"]) == (503, "ALL_FULL")
+    kept = dict(await fleet.ground.sql.fetch("select id::text, backends from executors"))
+    assert kept == {bare_row.id: ["host"], none_row.id: [], boxed_row.id: ["docker"]}
+
+
 @pytest.mark.promise("P5")
 async def test_no_organization_sees_anothers_executors(fleet: Fleet, gateway: Gateway, org: OrgId) -> None:
     stranger = await fleet.ground.executor(await fleet.ground.organization())

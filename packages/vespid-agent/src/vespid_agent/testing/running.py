@@ -7,12 +7,13 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from vespid_agent import config
-from vespid_agent.config import AgentConfig
+from vespid_agent.config import AgentConfig, Pool
 from vespid_agent.process import run_agent
 from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import EXECUTOR_ID, TOKEN, FakeGateway
@@ -25,7 +26,7 @@ async def appears(path: Path) -> None:
             await asyncio.sleep(0.02)
 
 
-def identity(gateway: FakeGateway) -> AgentConfig:
+def identity(gateway: FakeGateway, pool: Pool = "byon") -> AgentConfig:
     """The identity that the fake gateway knows."""
     return AgentConfig(
         executor_id=EXECUTOR_ID,
@@ -33,23 +34,34 @@ def identity(gateway: FakeGateway) -> AgentConfig:
         gateway_ws_url=gateway.ws_url,
         api_base_url=gateway.http_url,
         name="under test",
+        pool=pool,
     )
 
 
 class InProcessAgent:
     """`run_agent` as a task that reconnects without delay. Its files are below `home`."""
 
-    def __init__(self, gateway: FakeGateway, home: Path, settings: AgentSettings | None = None) -> None:
+    def __init__(
+        self,
+        gateway: FakeGateway,
+        home: Path,
+        settings: AgentSettings | None = None,
+        environment: Mapping[str, str] | None = None,
+        pool: Pool = "byon",
+    ) -> None:
         self.gateway = gateway
+        self.pool: Pool = pool
         self.home = home
         self.journal = home / "journal.sqlite"
         self._settings = settings or AgentSettings(drain_ms=0)
+        self._environment = environment or {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         settings = msgspec.structs.replace(self._settings, workdir_root=self.home / "work")
         lock = self.journal.with_suffix(".lock")
-        run = run_agent(identity(self.gateway), settings, self.journal, lock, {}, jitter=lambda: 0.0)
+        who = identity(self.gateway, self.pool)
+        run = run_agent(who, settings, self.journal, lock, self._environment, jitter=lambda: 0.0)
         self._task = asyncio.create_task(run, name="agent under test")
 
     async def stop(self) -> None:

@@ -8,7 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from vespid_agent.sandbox.task import Backend, Network, ProcessMark, SandboxError, Shell, ShellTask, Stream, TaskResult
+from vespid_agent.backends import Backends
+from vespid_agent.sandbox.task import Network, ProcessMark, SandboxError, Shell, ShellTask, Stream, TaskResult
 from vespid_agent.sandbox.workdir import Workdirs
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work.job import Job, Outcome, WorkFailed, identity
@@ -104,11 +105,9 @@ def instant(payload: Payload) -> Outcome | None:
 class ShellWork:
     """Runs shell tasks on the backends this agent has."""
 
-    def __init__(
-        self, settings: AgentSettings, backends: Mapping[str, Backend], environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, settings: AgentSettings, backends: Backends, environment: Mapping[str, str]) -> None:
+        self.backends = backends
         self._settings = settings
-        self._backends = backends
         self._workdirs = Workdirs(settings.workdir_root)
         # The agent's own environment, of which a node may ask for named variables.
         self._environment = environment
@@ -116,9 +115,9 @@ class ShellWork:
     async def run(self, payload: Payload, job: Job) -> Outcome:
         """Raises WorkFailed."""
         name = payload.node.config.sandbox.backend or self._settings.exec_backend
-        backend = self._backends.get(name)
+        backend = self.backends.found.get(name)
         if backend is None:
-            raise WorkFailed(f"{Code.SANDBOX_UNAVAILABLE}:{name}", f"this agent has no backend {name}")
+            raise WorkFailed(f"{Code.SANDBOX_UNAVAILABLE}:{name}", self.backends.why_missing(name))
         events = OutputEvents(job.emit)
 
         def on_output(stream: Stream, text: str, offset: int) -> None:

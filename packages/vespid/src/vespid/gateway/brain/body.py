@@ -79,7 +79,11 @@ def row_of(body: DispatchBody, timeout_max_ms: int) -> NewRow:
     if errors:
         raise ApiError(400, "BAD_REQUEST", "The dispatch is not valid.", {"fieldErrors": errors})
     requirement = Requirement(
-        body.kind, connector=_connector(body), engine=_engine(body), tags=selector.required_tags()
+        body.kind,
+        connector=_connector(body),
+        engine=_named(body, "agent.run", "engine", "id"),
+        backend=_named(body, "agent.execute", "sandbox", "backend"),
+        tags=selector.required_tags(),
     )
     refs = None
     if body.secret is not None:
@@ -116,8 +120,9 @@ def _connector(body: DispatchBody) -> str | None:
     return connector if isinstance(connector, str) else None
 
 
-def _engine(body: DispatchBody) -> str | None:
-    found: object = body.payload if body.kind == "agent.run" else None
-    for key in ("node", "config", "engine", "id"):
+def _named(body: DispatchBody, kind: str, *path: str) -> str | None:
+    """What the node's config of that kind says there, if it says anything."""
+    found: object = body.payload if body.kind == kind else None
+    for key in ("node", "config", *path):
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, str) else None

@@ -227,7 +227,7 @@ def _item(connection: Connection, said: Hello, *, reconciles: bool) -> HelloItem
         kinds=None if can is None else can.kinds,
         connectors=None if can is None else can.connectors,
         engines=None if can is None else can.engines,
-        backends=None,
+        backends=None if can is None else can.backends,
         reported_tags=() if can is None or can.tags is None else can.tags,
         # What a managed one may do at once was said when it was issued.
         max_in_flight=None if connection.org_id is None else said.room,

@@ -193,6 +193,7 @@ class Registry:
                 kinds=None if can is None else can.kinds,
                 connectors=None if can is None else can.connectors,
                 engines=None if can is None else can.engines,
+                backends=None if can is None else can.backends,
                 tags=connection.tags,
             ),
         )

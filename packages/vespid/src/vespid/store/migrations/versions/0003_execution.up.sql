@@ -1089,7 +1089,8 @@ begin
         kinds = (select array_agg(v) from jsonb_array_elements_text(nullif(hello->'kinds', 'null'::jsonb)) v),
         connectors = (select array_agg(v) from jsonb_array_elements_text(nullif(hello->'connectors', 'null'::jsonb)) v),
         engines = (select array_agg(v) from jsonb_array_elements_text(nullif(hello->'engines', 'null'::jsonb)) v),
-        backends = (select array_agg(v) from jsonb_array_elements_text(nullif(hello->'backends', 'null'::jsonb)) v),
+        -- An agent without any sandbox says so with an empty list, which is not the same as not saying.
+        backends = case when jsonb_typeof(hello->'backends') = 'array' then array(select jsonb_array_elements_text(hello->'backends')) end,
         reported_tags = coalesce((select array_agg(v) from jsonb_array_elements_text(nullif(hello->'reportedTags', 'null'::jsonb)) v), '{}'),
         max_in_flight = coalesce((hello->>'maxInFlight')::int, x.max_in_flight)
     where x.id = executor;
