@@ -36,6 +36,7 @@ from vespid_agent.sandbox.task import SandboxError
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work.action import ActionWork
 from vespid_agent.work.execute import ShellWork
+from vespid_agent.work.passthrough import Passthrough, allowed
 from vespid_protocol import journal as states
 from vespid_protocol.agent_peer import AgentPeer, Entry, Identity
 from vespid_runtime.connectors import Registry, registry
@@ -82,7 +83,8 @@ async def run_agent(
                 http = GuardedHttp(EgressGuard(_egress(settings)), tls=tls_context(settings.tls_ca_file))
                 await http.start()
                 held.push_async_callback(http.stop)
-                shell = ShellWork(settings, backends, environment)
+                passthrough = Passthrough(allowed(settings.env_passthrough, config.pool), environment)
+                shell = ShellWork(settings, backends, passthrough)
                 kinds = Kinds(shell, ActionWork(connectors, http, _base_urls(environment)))
                 agent = assemble(
                     config, settings, journal, kinds, connectors, session, monotonic_ms, jitter, log, reread_token

@@ -244,6 +244,7 @@ class Runner:
             outcome = Outcome.failure(Code.NODE_EXECUTION_FAILED, f"the work raised {type(error).__name__}")
         if item.timer is not None:
             item.timer.cancel()
+        item.redactor = job.redactor
         self._end(item, outcome, effects=True)
 
     @staticmethod

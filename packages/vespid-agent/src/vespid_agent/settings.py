@@ -58,6 +58,14 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     host_kill_grace_ms: Annotated[
         int, Setting("VESPID_AGENT_HOST_KILL_GRACE_MS", "Time between SIGTERM and SIGKILL of a task.", 0, 60_000)
     ] = 500
+    env_passthrough: Annotated[
+        tuple[str, ...],
+        Setting(
+            "VESPID_AGENT_ENV_PASSTHROUGH",
+            "Own variables that nodes may ask for, names and globs; empty: all (none on a managed agent). Never "
+            "`VESPID_*` nor our tokens, and `DATABASE_URL` and `REDIS_URL` only by name.",
+        ),
+    ] = ()
     docker_image: Annotated[str, Setting("VESPID_AGENT_DOCKER_IMAGE", "Image of docker tasks that name none.")] = (
         "node:24-alpine"
     )

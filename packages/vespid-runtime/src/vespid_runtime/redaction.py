@@ -22,10 +22,16 @@ class Redactor:
     """Knows the values to mask. Immutable; cheap to ask when it knows none."""
 
     def __init__(self, values: Iterable[str], *, min_chars: int = MIN_SECRET_CHARS) -> None:
+        self._min_chars = min_chars
         forms = {form for value in values for form in _forms(value) if len(form) >= min_chars}
         # A form that contains another is found through the other only in part: both stay, their union is masked.
         self._forms = tuple(sorted(forms, key=len, reverse=True))
-        self._longest = len(self._forms[0]) if self._forms else 0
+
+    def also(self, values: Iterable[str]) -> "Redactor":
+        """One that masks these as well."""
+        more = Redactor(values, min_chars=self._min_chars)
+        more._forms = tuple(sorted({*self._forms, *more._forms}, key=len, reverse=True))
+        return more
 
     def __bool__(self) -> bool:
         return bool(self._forms)

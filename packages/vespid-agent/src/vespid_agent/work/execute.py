@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -14,6 +13,7 @@ from vespid_agent.sandbox.workdir import Workdirs
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work.job import Job, Outcome, WorkFailed, identity
 from vespid_agent.work.output import OutputEvents
+from vespid_agent.work.passthrough import Passthrough
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import Execute
 from vespid_runtime.secrets import SecretMissing, fill_secrets_text, secret_ids
@@ -105,12 +105,11 @@ def instant(payload: Payload) -> Outcome | None:
 class ShellWork:
     """Runs shell tasks on the backends this agent has."""
 
-    def __init__(self, settings: AgentSettings, backends: Backends, environment: Mapping[str, str]) -> None:
+    def __init__(self, settings: AgentSettings, backends: Backends, passthrough: Passthrough) -> None:
         self.backends = backends
         self._settings = settings
         self._workdirs = Workdirs(settings.workdir_root)
-        # The agent's own environment, of which a node may ask for named variables.
-        self._environment = environment
+        self._passthrough = passthrough
 
     async def run(self, payload: Payload, job: Job) -> Outcome:
         """Raises WorkFailed."""
@@ -140,7 +139,7 @@ class ShellWork:
         assert config.task is not None
         sandbox = config.sandbox
         script, env = self._filled(config.task, payload, job)
-        passed = {key: self._environment[key] for key in sandbox.env_passthrough_allowlist if key in self._environment}
+        passed = self._passed(sandbox.env_passthrough_allowlist, job)
         sandboxed = backend != "host"
         limit = sandbox.timeout_ms or (settings.docker_timeout_ms if sandboxed else job.remaining_ms)
         run_id = payload.run_id or job.order.request_id.partition(":")[0]
@@ -159,6 +158,14 @@ class ShellWork:
             image=sandbox.docker.image if sandbox.docker else None,
             redactor=job.redactor,
         )
+
+    def _passed(self, asked: tuple[str, ...], job: Job) -> dict[str, str]:
+        passed = self._passthrough.choose(asked)
+        job.mask(passed.secrets)
+        if passed.refused:
+            names = ", ".join(passed.refused)
+            job.emit("log", "warn", f"this agent does not pass these variables: {names}", {"names": passed.refused})
+        return passed.variables
 
     @staticmethod
     def _filled(task: _Task, payload: Payload, job: Job) -> tuple[str, dict[str, str]]:

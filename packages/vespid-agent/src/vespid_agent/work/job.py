@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,13 +50,17 @@ class Job:
     order: Execute
     # When the request's time is over.
     deadline_ms: int
-    # Knows every secret that came with the request.
+    # Knows every secret that came with the request, and what `mask` added.
     redactor: Redactor
     # (kind, level, message, payload): streamed to the gateway while the work runs; dropped first when the link is slow.
     emit: Callable[[str, Level, str | None, object], None]
     # Journals what has to be reaped if this process dies; returns when that is on disk.
     mark: Callable[[str], Awaitable[None]]
     monotonic_ms: Callable[[], int]
+
+    def mask(self, values: Iterable[str]) -> None:
+        """These too are to be seen in nothing that leaves. Before the work that may show them begins."""
+        self.redactor = self.redactor.also(values)
 
     @property
     def secrets(self) -> Mapping[str, str]:
