@@ -15,6 +15,7 @@ from vespid_agent.sandbox.task import Availability, Backend
 from vespid_agent.sandbox.workdir import SLOTS
 from vespid_agent.settings import AgentSettings
 
+_BLOCK_BYTES = 4096
 # A managed agent runs the tasks of organizations that do not know each other, so each needs walls around it.
 _NOT_ON_MANAGED = "a managed agent runs no task on the bare machine; use docker or bubblewrap"
 
@@ -53,10 +54,17 @@ async def available_backends(
 def _known(settings: AgentSettings, owner: str, environment: Mapping[str, str]) -> list[Backend]:
     """`owner` names this agent where others share an engine."""
     grace_ms = settings.host_kill_grace_ms
+    # A little more than the quota, so that a file which was stopped by it is seen to have gone beyond.
+    file_bytes = settings.workdir_quota_mb * 1024 * 1024 + _BLOCK_BYTES if settings.workdir_quota_mb else 0
     limits = Limits(memory_mb=settings.docker_memory_mb, cpus=settings.docker_cpus, pids=settings.docker_pids)
     return [
-        HostBackend(kill_grace_ms=grace_ms),
-        BubblewrapBackend(limits=limits, network_default=settings.docker_network_default, kill_grace_ms=grace_ms),
+        HostBackend(kill_grace_ms=grace_ms, file_bytes=file_bytes),
+        BubblewrapBackend(
+            limits=limits,
+            network_default=settings.docker_network_default,
+            kill_grace_ms=grace_ms,
+            file_bytes=file_bytes,
+        ),
         DockerBackend(
             image=settings.docker_image,
             owner=owner,
@@ -67,5 +75,6 @@ def _known(settings: AgentSettings, owner: str, environment: Mapping[str, str]) 
             runtime=settings.docker_runtime,
             kill_grace_ms=grace_ms,
             prepared=settings.docker_prepared,
+            work_bytes=file_bytes,
         ),
     ]

@@ -32,7 +32,9 @@ from vespid_agent.logs import Logger, get_logger
 from vespid_agent.network import NetworkMisconfigured, http_session, tls_context
 from vespid_agent.reaper import reap
 from vespid_agent.runner import Kinds, Runner
+from vespid_agent.sandbox.retention import Retention
 from vespid_agent.sandbox.task import SandboxError
+from vespid_agent.sandbox.workdir import Workdirs
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work.action import ActionWork
 from vespid_agent.work.execute import ShellWork
@@ -84,12 +86,14 @@ async def run_agent(
                 await http.start()
                 held.push_async_callback(http.stop)
                 passthrough = Passthrough(allowed(settings.env_passthrough, config.pool), environment)
-                shell = ShellWork(settings, backends, passthrough)
+                workdirs = Workdirs(settings.workdir_root)
+                retention = Retention(workdirs, settings.workdir_retention_hours, log)
+                shell = ShellWork(settings, backends, passthrough, workdirs)
                 kinds = Kinds(shell, ActionWork(connectors, http, _base_urls(environment)))
                 agent = assemble(
                     config, settings, journal, kinds, connectors, session, monotonic_ms, jitter, log, reread_token
                 )
-                await _live(agent, settings.drain_ms, stop, hurry, log)
+                await _live(agent, retention, settings.drain_ms, stop, hurry, log)
         finally:
             await journal.stop()
     finally:
@@ -137,13 +141,16 @@ def assemble(
     )
 
 
-async def _live(agent: Agent, drain_ms: int, stop: asyncio.Event, hurry: asyncio.Event, log: Logger) -> None:
+async def _live(
+    agent: Agent, retention: Retention, drain_ms: int, stop: asyncio.Event, hurry: asyncio.Event, log: Logger
+) -> None:
     link = asyncio.create_task(agent.link.run(), name="link")
     duties: list[asyncio.Task[None]] = [
         link,
         asyncio.create_task(agent.link.tick(), name="clock"),
         asyncio.create_task(agent.answer(), name="answers"),
         asyncio.create_task(agent.keep_house(), name="housekeeping"),
+        asyncio.create_task(retention.run(), name="workdirs"),
     ]
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:

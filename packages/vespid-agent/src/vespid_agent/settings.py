@@ -51,6 +51,16 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     workdir_root: Annotated[
         Path, Setting("VESPID_AGENT_WORKDIR_ROOT", "Folder under which each run has its own working directory.")
     ] = Path("~/.vespid/workdir")
+    workdir_quota_mb: Annotated[
+        int,
+        Setting("VESPID_AGENT_WORKDIR_QUOTA_MB", "How much a task may keep in its folder; 0: no limit.", 0, 1_048_576),
+    ] = 1024
+    workdir_retention_hours: Annotated[
+        int,
+        Setting(
+            "VESPID_AGENT_WORKDIR_RETENTION_HOURS", "How long a run's folder is kept after its last use.", 0, 87_600
+        ),
+    ] = 24
     host_output_max_chars: Annotated[
         int,
         Setting("VESPID_AGENT_HOST_OUTPUT_MAX_CHARS", "Characters kept of each output stream.", 1_000, 10_000_000),

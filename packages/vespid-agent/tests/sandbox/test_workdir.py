@@ -42,19 +42,6 @@ def test_a_link_in_place_of_a_directory_is_refused(tmp_path: Path) -> None:
     assert refused.value.code == "WORKDIR_UNSAFE"
 
 
-@pytest.mark.promise("P11")
-def test_removal_does_not_follow_links(tmp_path: Path) -> None:
-    workdirs = Workdirs(tmp_path / "root")
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "kept").write_text("kept")
-    (workdirs.open("run", "n1") / "link").symlink_to(outside)
-    workdirs.remove("run")
-    workdirs.remove("run")
-    assert (outside / "kept").read_text() == "kept"
-    assert not (tmp_path / "root" / "run").exists()
-
-
 def test_directories_are_closed_to_other_users(tmp_path: Path) -> None:
     node = Workdirs(tmp_path / "root").open("run", "n1")
     assert [path.stat().st_mode & 0o777 for path in (node, node.parent, node.parent.parent)] == [0o700] * 3

@@ -80,11 +80,14 @@ class BubblewrapBackend:
         network_default: Network = "none",
         kill_grace_ms: int = DEFAULT_KILL_GRACE_MS,
         cgroups: Cgroups | None = None,
+        file_bytes: int = 0,
     ) -> None:
+        """`file_bytes`: the largest file that a task may write; 0: no limit."""
         self._limits = limits or Limits()
         self._network_default = network_default
         self._kill_grace_ms = kill_grace_ms
         self._cgroups = cgroups
+        self._file_bytes = file_bytes
         self._availability: Availability | None = None
 
     async def available(self) -> Availability:
@@ -158,6 +161,8 @@ class BubblewrapBackend:
 
     def _rlimits(self, group: Cgroup | None) -> dict[int, int]:
         limits = {resource.RLIMIT_CORE: 0}
+        if self._file_bytes:
+            limits[resource.RLIMIT_FSIZE] = self._file_bytes
         if group is None or "memory" not in self._groups().controllers:
             # Per process and of address space: coarser than a cgroup, and all there is without one.
             limits[resource.RLIMIT_AS] = self._limits.memory_mb * 1024 * 1024

@@ -23,8 +23,10 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class HostBackend:
     name = "host"
 
-    def __init__(self, *, kill_grace_ms: int = DEFAULT_KILL_GRACE_MS) -> None:
+    def __init__(self, *, kill_grace_ms: int = DEFAULT_KILL_GRACE_MS, file_bytes: int = 0) -> None:
+        """`file_bytes`: the largest file that a task may write; 0: no limit."""
         self._kill_grace_ms = kill_grace_ms
+        self._limits = {resource.RLIMIT_CORE: 0} | ({resource.RLIMIT_FSIZE: file_bytes} if file_bytes else {})
 
     async def available(self) -> Availability:
         if not keeper.is_supported():
@@ -50,7 +52,7 @@ class HostBackend:
                 cwd=task.workdir,
                 kill_grace_ms=self._kill_grace_ms,
                 descriptors={SCRIPT_DESCRIPTOR: script},
-                limits={resource.RLIMIT_CORE: 0},
+                limits=self._limits,
             )
             return await supervise.supervise(launch, task, self.name, token, on_output, started)
         finally:

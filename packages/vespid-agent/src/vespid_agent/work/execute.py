@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from vespid_agent.backends import Backends
+from vespid_agent.sandbox.quota import Quota, QuotaExceeded
 from vespid_agent.sandbox.task import Network, ProcessMark, SandboxError, Shell, ShellTask, Stream, TaskResult
 from vespid_agent.sandbox.workdir import Workdirs
 from vespid_agent.settings import AgentSettings
@@ -105,10 +106,13 @@ def instant(payload: Payload) -> Outcome | None:
 class ShellWork:
     """Runs shell tasks on the backends this agent has."""
 
-    def __init__(self, settings: AgentSettings, backends: Backends, passthrough: Passthrough) -> None:
+    def __init__(
+        self, settings: AgentSettings, backends: Backends, passthrough: Passthrough, workdirs: Workdirs
+    ) -> None:
         self.backends = backends
         self._settings = settings
-        self._workdirs = Workdirs(settings.workdir_root)
+        self._workdirs = workdirs
+        self._quota = Quota(settings.workdir_quota_mb)
         self._passthrough = passthrough
 
     async def run(self, payload: Payload, job: Job) -> Outcome:
@@ -118,23 +122,32 @@ class ShellWork:
         if backend is None:
             raise WorkFailed(f"{Code.SANDBOX_UNAVAILABLE}:{name}", self.backends.why_missing(name))
         events = OutputEvents(job.emit)
+        keeper: int | None = None
 
         def on_output(stream: Stream, text: str, offset: int) -> None:
             events.add(stream, text, offset)
 
         async def started(mark: ProcessMark) -> None:
+            nonlocal keeper
             await job.mark(msgspec.json.encode(mark).decode())
+            keeper = mark.pid or None
 
-        try:
-            task = await self._task(payload, job, name)
-            result = await backend.run(task, on_output, started)
-        except SandboxError as error:
-            raise WorkFailed(error.code, error.message) from None
-        finally:
-            events.close()
+        run_id = payload.run_id or job.order.request_id.partition(":")[0]
+        with self._workdirs.use(run_id):
+            try:
+                task = await self._task(payload, job, run_id, name)
+                running = backend.run(task, on_output, started)
+                result = await self._quota.keep(task.workdir, running, lambda: keeper)
+            except QuotaExceeded as error:
+                output = msgspec.UNSET if error.result is None else _answer(name, error.result)
+                raise WorkFailed(error.code, error.message, output) from None
+            except SandboxError as error:
+                raise WorkFailed(error.code, error.message) from None
+            finally:
+                events.close()
         return _outcome(name, result)
 
-    async def _task(self, payload: Payload, job: Job, backend: str) -> ShellTask:
+    async def _task(self, payload: Payload, job: Job, run_id: str, backend: str) -> ShellTask:
         config, settings = payload.node.config, self._settings
         assert config.task is not None
         sandbox = config.sandbox
@@ -142,7 +155,6 @@ class ShellWork:
         passed = self._passed(sandbox.env_passthrough_allowlist, job)
         sandboxed = backend != "host"
         limit = sandbox.timeout_ms or (settings.docker_timeout_ms if sandboxed else job.remaining_ms)
-        run_id = payload.run_id or job.order.request_id.partition(":")[0]
         workdir = await asyncio.to_thread(self._workdirs.open, run_id, payload.node.id)
         return ShellTask(
             request_id=job.order.request_id,
@@ -185,7 +197,7 @@ class ShellWork:
         return script, env
 
 
-def _outcome(backend: str, result: TaskResult) -> Outcome:
+def _answer(backend: str, result: TaskResult) -> object:
     answer = _Answer(
         backend=backend,
         exit_code=result.exit_code,
@@ -196,7 +208,11 @@ def _outcome(backend: str, result: TaskResult) -> Outcome:
         stderr_truncated=result.stderr_truncated,
         duration_ms=result.duration_ms,
     )
-    output = msgspec.to_builtins(answer)
+    return msgspec.to_builtins(answer)
+
+
+def _outcome(backend: str, result: TaskResult) -> Outcome:
+    output = _answer(backend, result)
     if result.timed_out:
         return Outcome.failure(
             Code.NODE_EXECUTION_TIMEOUT, f"the task was stopped after {result.duration_ms} ms", output

@@ -1,0 +1,93 @@
+"""What an agent lets a task keep, in each of its sandboxes, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.container_engine import IMAGE, ContainerEngine
+
+from vespid_agent.settings import AgentSettings
+from vespid_agent.testing.fake_gateway import RUN_ID, FakeGateway
+from vespid_agent.testing.payloads import decoded, shell
+from vespid_agent.testing.running import InProcessAgent
+
+pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.needs_root]
+
+QUOTA_MB = 8
+QUOTA = QUOTA_MB * 1024 * 1024
+ENDLESS = "i=0; while :; do head -c 500000 /dev/zero > $i; i=$((i+1)); sleep 0.01; done"
+
+
+def agent_of(
+    gateway: FakeGateway, home: Path, environment: dict[str, str], backend: str, **more: int
+) -> InProcessAgent:
+    settings = AgentSettings(
+        drain_ms=0,
+        exec_backend=backend,  # type: ignore[arg-type]
+        workdir_quota_mb=QUOTA_MB,
+        docker_image=IMAGE,
+        docker_prepared=0,
+        docker_timeout_ms=60_000,
+        **more,
+    )
+    return InProcessAgent(gateway, home, settings, environment)
+
+
+@pytest.fixture(params=["host", "bubblewrap", "docker"])
+async def agent(
+    request: pytest.FixtureRequest, gateway: FakeGateway, tmp_path: Path, container_engine: ContainerEngine
+) -> AsyncIterator[InProcessAgent]:
+    running = agent_of(gateway, tmp_path, container_engine.environment, request.param)
+    await running.start()
+    yield running
+    await running.stop()
+    assert await container_engine.containers() == []
+
+
+@pytest.mark.promise("P11")
+async def test_disk_filling_task_is_ended(gateway: FakeGateway, agent: InProcessAgent) -> None:
+    async with asyncio.timeout(30):
+        result = await gateway.run("agent.execute", shell(f"echo begun; {ENDLESS}"))
+    assert (result.status, result.error) == ("failed", "WORKDIR_QUOTA_EXCEEDED")
+    assert result.error_message is not None
+    assert f"{QUOTA_MB} MB" in result.error_message
+    folder = agent.home / "work" / RUN_ID / "n"
+    count = len(os.listdir(folder))
+    assert count > QUOTA // 500_000
+    await gateway.run("agent.execute", shell("sleep 0.2"))
+    assert len(os.listdir(folder)) == count
+
+
+@pytest.mark.promise("P11")
+async def test_no_file_grows_beyond_the_quota(gateway: FakeGateway, agent: InProcessAgent) -> None:
+    result = await gateway.run("agent.execute", shell("head -c 50000000 /dev/zero > big"))
+    assert result.error == "WORKDIR_QUOTA_EXCEEDED"
+    size = (agent.home / "work" / RUN_ID / "n" / "big").stat().st_size
+    assert QUOTA < size <= QUOTA + 4096
+
+
+async def test_task_that_tidies_up_in_time_is_none_the_worse(gateway: FakeGateway, agent: InProcessAgent) -> None:
+    script = "for i in 1 2 3 4 5; do head -c 6000000 /dev/zero > x; rm x; done; echo fine"
+    assert decoded((await gateway.run("agent.execute", shell(script))).output)["stdout"] == "fine\n"
+
+
+async def test_old_folders_are_gone_after_the_start_and_new_ones_stay(
+    gateway: FakeGateway, tmp_path: Path, container_engine: ContainerEngine
+) -> None:
+    old = tmp_path / "work" / "0192a1b2-0000-7000-8000-00000000000f"
+    (old / "n").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    agent = agent_of(gateway, tmp_path, container_engine.environment, "host")
+    await agent.start()
+    try:
+        await gateway.run("agent.execute", shell("echo x > file"))
+        async with asyncio.timeout(10):
+            while old.exists():
+                await asyncio.sleep(0.02)
+        assert (tmp_path / "work" / RUN_ID / "n" / "file").exists()
+    finally:
+        await agent.stop()
