@@ -1,4 +1,4 @@
-"""What an agent lets a task keep, in each of its sandboxes, and for how long."""
+"""What an agent lets a task keep, in each of its sandboxes, for how long, and for whom."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def agent_of(
         exec_backend=backend,  # type: ignore[arg-type]
         workdir_quota_mb=QUOTA_MB,
         docker_image=IMAGE,
-        docker_prepared=0,
+        docker_prepared=2,
         docker_timeout_ms=60_000,
         **more,
     )
@@ -73,6 +73,36 @@ async def test_no_file_grows_beyond_the_quota(gateway: FakeGateway, agent: InPro
 async def test_task_that_tidies_up_in_time_is_none_the_worse(gateway: FakeGateway, agent: InProcessAgent) -> None:
     script = "for i in 1 2 3 4 5; do head -c 6000000 /dev/zero > x; rm x; done; echo fine"
     assert decoded((await gateway.run("agent.execute", shell(script))).output)["stdout"] == "fine\n"
+
+
+def node(payload: dict[str, object], name: str) -> dict[str, object]:
+    """The same for another node of the run."""
+    return payload | {"nodeId": name, "node": {**payload["node"], "id": name}}  # type: ignore[dict-item]
+
+
+async def test_later_nodes_see_what_earlier_ones_left_where_both_ask_for_it(
+    gateway: FakeGateway, agent: InProcessAgent
+) -> None:
+    for name in ("first", "second"):
+        await gateway.run("agent.execute", node(shell(f"echo {name} >> log", workdir="run"), name))
+    alone = await gateway.run("agent.execute", node(shell("ls"), "third"))
+    assert decoded(alone.output)["stdout"] == ""
+    seen = await gateway.run("agent.execute", node(shell("cat log", workdir="run"), "fourth"))
+    assert decoded(seen.output)["stdout"] == "first\nsecond\n"
+    own = await gateway.run("agent.execute", node(shell("ls", workdir="node"), "first"))
+    assert decoded(own.output)["stdout"] == ""
+
+
+async def test_nodes_side_by_side_see_each_other(gateway: FakeGateway, agent: InProcessAgent) -> None:
+    def meets(mine: str, other: str) -> dict[str, object]:
+        script = f"echo hello > {mine}; while [ ! -e {other} ]; do sleep 0.02; done; cat {other}"
+        return node(shell(script, workdir="run"), mine)
+
+    async with asyncio.timeout(30):
+        results = await asyncio.gather(
+            gateway.run("agent.execute", meets("a", "b")), gateway.run("agent.execute", meets("b", "a"))
+        )
+    assert [decoded(result.output)["stdout"] for result in results] == ["hello\n"] * 2
 
 
 async def test_old_folders_are_gone_after_the_start_and_new_ones_stay(

@@ -13,7 +13,7 @@ from tests.support.container_engine import IMAGE, ContainerEngine
 
 from vespid_agent.sandbox.cgroup import Limits
 from vespid_agent.sandbox.docker.backend import DockerBackend
-from vespid_agent.sandbox.task import ProcessMark, SandboxError
+from vespid_agent.sandbox.task import ProcessMark, SandboxError, ShellTask
 from vespid_agent.sandbox.workdir import SLOTS, Workdirs
 
 from .conftest import MakeTask, Observed, processes_saying
@@ -393,3 +393,26 @@ async def test_many_tasks_leave_nothing(
 
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def sharing(workdirs: Workdirs, script: str) -> ShellTask:
+    return ShellTask(script, "run", "n", script, workdirs.open("run", None), 20_000, 10_000, shared=True)
+
+
+async def test_copied_folder_that_tasks_share_loses_nothing(
+    container_engine: ContainerEngine, workdirs: Workdirs
+) -> None:
+    async with backend_of(container_engine, workdirs, copies=True) as docker:
+        await asyncio.gather(*(docker.run(sharing(workdirs, f"echo x > {name}; sleep 0.1")) for name in "abc"))
+        assert (await docker.run(sharing(workdirs, "ls"))).stdout == "a\nb\nc\n"
+
+
+async def test_prepared_container_brings_no_folder_in_the_place_of_a_shared_one(
+    container_engine: ContainerEngine, workdirs: Workdirs
+) -> None:
+    async with backend_of(container_engine, workdirs, prepared=1) as docker:
+        await prepare(docker, workdirs)
+        folder = workdirs.open("run", None)
+        before = folder.stat().st_ino
+        assert (await docker.run(sharing(workdirs, "echo here"))).stdout == "here\n"
+        assert folder.stat().st_ino == before

@@ -29,6 +29,14 @@ def test_hostile_names_stay_below_the_root(tmp_path: Path, name: str) -> None:
     assert len(made.relative_to(tmp_path / "root").parts) == 2
 
 
+def test_no_nodes_folder_is_the_one_they_share(tmp_path: Path) -> None:
+    workdirs = Workdirs(tmp_path / "root")
+    shared = workdirs.open("run", None)
+    assert shared == workdirs.open("run", None)
+    assert shared not in {workdirs.open("run", name) for name in ("~run", "run", "", "None")}
+    assert shared != workdirs.open("other", None)
+
+
 @pytest.mark.promise("P11")
 def test_a_link_in_place_of_a_directory_is_refused(tmp_path: Path) -> None:
     workdirs = Workdirs(tmp_path / "root")

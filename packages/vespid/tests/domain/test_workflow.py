@@ -290,6 +290,8 @@ def test_llm_is_another_spelling_of_engine():
 def test_network_mode_is_another_spelling_of_network():
     node = node_of("agent.execute", sandbox={"networkMode": "none", "backend": "bubblewrap"})
     assert node.config.source["sandbox"] == {"network": "none", "backend": "bubblewrap"}
+    shared = node_of("agent.execute", sandbox={"workdir": "run"})
+    assert shared.config.source["sandbox"] == {"workdir": "run"}
     assert node.requirement.backend == "bubblewrap"
 
 
@@ -300,6 +302,7 @@ def test_network_mode_is_another_spelling_of_network():
         ("agent.execute", {"task": {"type": "shell"}}, "task"),
         ("agent.execute", {"task": {"type": "shell", "script": "x", "env": {"A B": "1"}}}, "task.env"),
         ("agent.execute", {"sandbox": {"backend": "vm"}}, "sandbox.backend"),
+        ("agent.execute", {"sandbox": {"workdir": "organization"}}, "sandbox.workdir"),
         ("agent.execute", {"sandbox": {"network": "none", "networkMode": "enabled"}}, "sandbox.networkMode"),
         ("agent.execute", {"execution": {"selector": {"pool": "both"}}}, "execution.selector.pool"),
         ("agent.execute", {"execution": {"schedule": {"maxWaitMs": -1}}}, "execution.schedule.maxWaitMs"),

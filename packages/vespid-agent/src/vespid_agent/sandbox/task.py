@@ -48,6 +48,8 @@ class ShellTask:
     image: str | None = None
     # Masks output before it is cut, so that no half of a secret is left at the cut.
     redactor: Redactor | None = None
+    # Other tasks may be at work in the same folder.
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

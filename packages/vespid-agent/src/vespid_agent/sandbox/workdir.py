@@ -1,4 +1,4 @@
-"""Where tasks keep their files: `<root>/<run>/<node>`, ours to name and never reached through a link.
+"""Where tasks keep their files: `<root>/<run>/<node>` or `<root>/<run>/~run`, never reached through a link.
 
 The two upper levels belong to the agent alone, so no task can put a link in the way of another. A run's folder bears
 the time of its last use, by which it is thrown away one day.
@@ -22,6 +22,9 @@ from vespid_protocol.ids import is_uuid
 SLOTS = "~slots"
 # Likewise, for what is about to be removed.
 GONE = "~gone"
+
+# Within a run, for its nodes that share one; no node has this name.
+SHARED = "~run"
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _DIGEST = re.compile(r"~[0-9a-f]{40}")
@@ -53,12 +56,15 @@ class Workdirs:
             with contextlib.suppress(OSError):  # nothing was made
                 os.utime(self.root / name, follow_symlinks=False)
 
-    def open(self, run_id: str, node_id: str) -> Path:
-        """The directory of that node in that run, made when it is not there. Raises `SandboxError`."""
+    def open(self, run_id: str, node_id: str | None) -> Path:
+        """The directory of that node (None: of all that share one) in that run, made when it is not there.
+
+        Raises `SandboxError`.
+        """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             run = self.root / run_directory(run_id)
-            node = run / directory_name(node_id)
+            node = run / (SHARED if node_id is None else directory_name(node_id))
             for path in (run, node):
                 with contextlib.suppress(FileExistsError):
                     path.mkdir(mode=0o700)

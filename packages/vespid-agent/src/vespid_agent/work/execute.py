@@ -45,6 +45,7 @@ class _Sandbox(_Part, frozen=True):
     timeout_ms: int | None = None
     docker: _Docker | None = None
     env_passthrough_allowlist: tuple[str, ...] = ()
+    workdir: Literal["node", "run"] | None = None
 
 
 class _Config(_Part, frozen=True):
@@ -155,13 +156,15 @@ class ShellWork:
         passed = self._passed(sandbox.env_passthrough_allowlist, job)
         sandboxed = backend != "host"
         limit = sandbox.timeout_ms or (settings.docker_timeout_ms if sandboxed else job.remaining_ms)
-        workdir = await asyncio.to_thread(self._workdirs.open, run_id, payload.node.id)
+        shared = sandbox.workdir == "run"
+        workdir = await asyncio.to_thread(self._workdirs.open, run_id, None if shared else payload.node.id)
         return ShellTask(
             request_id=job.order.request_id,
             run_id=run_id,
             node_id=payload.node.id,
             script=script,
             workdir=workdir,
+            shared=shared,
             timeout_ms=min(limit, job.remaining_ms),
             output_max_chars=settings.docker_output_max_chars if sandboxed else settings.host_output_max_chars,
             shell=config.task.shell,

@@ -87,6 +87,8 @@ class Sandbox(Config):
     timeout_ms: TimeoutMs | None = None
     docker: DockerConfig | None = None
     env_passthrough_allowlist: Annotated[list[Name], msgspec.Meta(max_length=64)] | None = None
+    # Whose folder /work is: the node's own, or one for all nodes of the run that say `run`, on the same agent.
+    workdir: Literal["node", "run"] | None = None
 
 
 class AgentExecuteConfig(Config):

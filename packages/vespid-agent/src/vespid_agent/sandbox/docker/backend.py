@@ -15,6 +15,7 @@ import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from vespid_agent.sandbox.cgroup import Limits
 from vespid_agent.sandbox.docker.container import OWNER_LABEL, Container, Profile
@@ -81,6 +82,8 @@ class DockerBackend:
         self._prepared = prepared
         # Containers whose removal failed: tried again before the next task.
         self._left: set[str] = set()
+        # Of folders that tasks share: where they are copied, one task at a time has them.
+        self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
     # --- the engine --------------------------------------------------------------------------------------------------
 
@@ -166,6 +169,16 @@ class DockerBackend:
             if _ENV_NAME.fullmatch(name) is None:
                 raise SandboxError("INVALID_EXECUTE_PAYLOAD", f"config.task.env: {name[:64]!r} names no shell variable")
         await self._remove_left()
+        async with self._turn(task):
+            return await self._run_alone(task, on_output, started)
+
+    def _turn(self, task: ShellTask) -> contextlib.AbstractAsyncContextManager[object]:
+        """Where files are copied in and out, tasks of one folder take turns, or the last would undo the others'."""
+        if self._binds or not task.shared:
+            return contextlib.nullcontext()
+        return self._turns.setdefault(task.workdir, asyncio.Lock())
+
+    async def _run_alone(self, task: ShellTask, on_output: OnOutput, started: Started) -> TaskResult:
         profile = self._profile(task.image or self._image, task.network or self._network_default)
         try:
             container, work = await self._container(profile, task)
@@ -187,7 +200,8 @@ class DockerBackend:
     async def _container(self, profile: Profile, task: ShellTask) -> tuple[Container, Work]:
         """A started container with the task's folder at /work: a prepared one where there is one and it fits."""
         assert self._engine is not None
-        if self._pool is not None:
+        # A prepared one brings a folder of its own, which would take the place of the one that others are using.
+        if self._pool is not None and not task.shared:
             container = self._pool.take(profile, task.workdir)
             if container is not None:
                 return container, BoundWork(task.workdir, None)
