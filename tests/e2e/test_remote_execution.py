@@ -85,6 +85,15 @@ async def test_a_node_that_names_a_sandbox_waits_for_an_agent_that_has_it(organi
     assert run["status"] == "succeeded"
 
 
+async def test_later_node_finds_what_an_earlier_one_left(organization: Organization) -> None:
+    await organization.pair()
+    shared = {"workdir": "run"}
+    nodes = (shell("echo made > file", "n1", sandbox=shared), shell("cat file", "n2", sandbox=shared))
+    workflow = (await organization.publish(*nodes))["workflow"]
+    run = await organization.finished(workflow["id"], await organization.start_run(workflow["id"]))
+    assert run["output"]["steps"][1]["output"]["stdout"] == "made\n"
+
+
 async def test_without_an_agent_a_dispatch_is_refused_with_the_reason(organization: Organization) -> None:
     body = dispatch_body(organization)
     answer = await organization.gateway("POST", "/internal/v1/dispatch", body, status=503)
