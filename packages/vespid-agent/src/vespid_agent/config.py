@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -110,8 +111,8 @@ def make_private_dir(path: Path) -> None:
 
 
 def _close_to_others(descriptor: int, path: Path, warn: Callable[[str], None]) -> None:
-    if os.name != "posix":
-        return
+    if sys.platform == "win32":
+        return  # no modes there: the folder of the user is closed to other users
     status = os.fstat(descriptor)
     exposed = stat.S_IMODE(status.st_mode) & 0o077
     if not exposed:

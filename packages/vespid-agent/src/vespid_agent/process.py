@@ -192,14 +192,15 @@ def _base_urls(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _listen_to_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
-    """The first SIGTERM or SIGINT asks to stop, the second not to wait."""
+    """The first SIGTERM or SIGINT (Ctrl-C or Ctrl-Break on Windows) asks to stop, the second not to wait."""
 
     def asked() -> None:
         (hurry if stop.is_set() else stop).set()
 
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        if sys.platform == "win32":
+    if sys.platform == "win32":
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGBREAK):
             signal.signal(name, lambda *_: loop.call_soon_threadsafe(asked))
-        else:
+    else:
+        for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, asked)

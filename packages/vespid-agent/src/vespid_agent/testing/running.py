@@ -123,7 +123,8 @@ class AgentProcess:
 
     async def kill(self) -> None:
         """kill -9, and it is gone."""
-        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.kill()
         await self.exit_code()
 
     async def exit_code(self) -> int:
