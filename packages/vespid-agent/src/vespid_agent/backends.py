@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vespid_agent.config import AgentConfig
 from vespid_agent.logs import Logger
-from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
-from vespid_agent.sandbox.cgroup import Limits
 from vespid_agent.sandbox.docker.backend import DockerBackend
 from vespid_agent.sandbox.host import HostBackend
+from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.task import Availability, Backend
 from vespid_agent.sandbox.workdir import SLOTS
 from vespid_agent.settings import AgentSettings
+
+if sys.platform == "linux":
+    from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
 
 _BLOCK_BYTES = 4096
 # A managed agent runs the tasks of organizations that do not know each other, so each needs walls around it.
@@ -57,24 +60,24 @@ def _known(settings: AgentSettings, owner: str, environment: Mapping[str, str]) 
     # A little more than the quota, so that a file which was stopped by it is seen to have gone beyond.
     file_bytes = settings.workdir_quota_mb * 1024 * 1024 + _BLOCK_BYTES if settings.workdir_quota_mb else 0
     limits = Limits(memory_mb=settings.docker_memory_mb, cpus=settings.docker_cpus, pids=settings.docker_pids)
-    return [
-        HostBackend(kill_grace_ms=grace_ms, file_bytes=file_bytes),
-        BubblewrapBackend(
-            limits=limits,
-            network_default=settings.docker_network_default,
-            kill_grace_ms=grace_ms,
-            file_bytes=file_bytes,
-        ),
+    network = settings.docker_network_default
+    known: list[Backend] = [HostBackend(kill_grace_ms=grace_ms, file_bytes=file_bytes)]
+    if sys.platform == "linux":
+        known.append(
+            BubblewrapBackend(limits=limits, network_default=network, kill_grace_ms=grace_ms, file_bytes=file_bytes)
+        )
+    known.append(
         DockerBackend(
             image=settings.docker_image,
             owner=owner,
             slots=settings.workdir_root / SLOTS,
             environment=environment,
             limits=limits,
-            network_default=settings.docker_network_default,
+            network_default=network,
             runtime=settings.docker_runtime,
             kill_grace_ms=grace_ms,
             prepared=settings.docker_prepared,
             work_bytes=file_bytes,
-        ),
-    ]
+        )
+    )
+    return known

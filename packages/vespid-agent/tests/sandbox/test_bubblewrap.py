@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
-from vespid_agent.sandbox.cgroup import Cgroups, Limits
+from vespid_agent.sandbox.cgroup import Cgroups
+from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.task import Availability, ProcessMark, SandboxError, ShellTask, TaskResult
 from vespid_agent.sandbox.workdir import Workdirs
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tests.support.container_engine import IMAGE, ContainerEngine
 
-from vespid_agent.sandbox.cgroup import Limits
 from vespid_agent.sandbox.docker.backend import DockerBackend
+from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.task import ProcessMark, SandboxError, ShellTask
 from vespid_agent.sandbox.workdir import SLOTS, Workdirs
 

@@ -8,17 +8,35 @@ from pathlib import Path
 
 import pytest
 
-from vespid_agent.sandbox import process_tree
+from vespid_agent.sandbox import piped, process_list, process_tree
 from vespid_agent.sandbox.host import HostBackend
+from vespid_agent.sandbox.host_linux import KeptHost
+from vespid_agent.sandbox.process_group import GroupHost
 from vespid_agent.sandbox.task import ProcessMark, SandboxError, ShellTask
 from vespid_runtime.redaction import Redactor
 
 from .conftest import MakeTask, Observed, processes_saying
 
 
+@pytest.fixture(params=[KeptHost, GroupHost])
+def backend(request: pytest.FixtureRequest) -> HostBackend:
+    """Linux' own part, and what other POSIX systems have, which runs here as well."""
+    return HostBackend(kill_grace_ms=200, part=request.param())
+
+
 @pytest.fixture
-def host() -> Observed:
-    return Observed(HostBackend(kill_grace_ms=200))
+def host(backend: HostBackend) -> Observed:
+    return Observed(backend)
+
+
+@pytest.fixture
+def kept() -> Observed:
+    return Observed(HostBackend(kill_grace_ms=200, part=KeptHost()))
+
+
+@pytest.fixture
+def grouped() -> Observed:
+    return Observed(HostBackend(kill_grace_ms=200, part=GroupHost()))
 
 
 def unique_sleep() -> str:
@@ -128,13 +146,51 @@ async def test_sigterm_comes_first_so_that_a_task_can_clean_up(host: Observed, m
 
 @pytest.mark.promise("P11")
 async def test_double_forked_orphan_without_environment_does_not_outlive_the_task(
-    host: Observed, make_task: MakeTask
+    kept: Observed, make_task: MakeTask
 ) -> None:
     sleep = unique_sleep()
     daemon = f"(env -i setsid sh -c 'trap \"\" TERM HUP; {sleep} & wait' >/dev/null 2>&1 &)"
+    result = await kept.run(make_task(f"{daemon}; while ! pgrep -f '{sleep}' >/dev/null; do :; done; echo left"))
+    assert (result.exit_code, result.stdout) == (0, "left\n")
+    assert processes_saying(sleep) == []
+
+
+@pytest.mark.promise("P11")
+async def test_double_forked_orphan_of_another_session_does_not_outlive_the_task(
+    host: Observed, make_task: MakeTask
+) -> None:
+    sleep = unique_sleep()
+    daemon = f"(setsid sh -c 'trap \"\" TERM HUP; {sleep} & wait' >/dev/null 2>&1 &)"
     result = await host.run(make_task(f"{daemon}; while ! pgrep -f '{sleep}' >/dev/null; do :; done; echo left"))
     assert (result.exit_code, result.stdout) == (0, "left\n")
     assert processes_saying(sleep) == []
+
+
+@pytest.mark.promise("P11")
+async def test_child_of_another_session_without_environment_ends_with_the_time(
+    grouped: Observed, make_task: MakeTask
+) -> None:
+    sleep = unique_sleep()
+    result = await grouped.run(make_task(f"env -i setsid -w {sleep}", timeout_ms=500))
+    assert result.timed_out
+    assert processes_saying(sleep) == []
+
+
+async def test_script_cut_short_by_the_death_of_the_agent_runs_nothing() -> None:
+    for shell in ("sh", "bash"):
+        gate = await asyncio.create_subprocess_exec(
+            *(shell, "-c", piped.GATE, shell, "the-seal"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await gate.communicate(b"echo first\necho second\nthe-se")
+        assert (said, gate.returncode) == (b"", 125)
+
+
+async def test_script_finds_its_input_empty_and_no_arguments(host: Observed, make_task: MakeTask) -> None:
+    for shell in ("sh", "bash"):
+        result = await host.run(make_task('cat; echo "$#[$1]"; read -r x || echo end', shell=shell))
+        assert (result.stdout, result.stderr) == ("0[]\nend\n", "")
 
 
 @pytest.mark.promise("P11")
@@ -216,23 +272,25 @@ async def test_task_whose_mark_cannot_be_journaled_never_runs(host: Observed, ma
 
 
 @pytest.mark.promise("P11")
-async def test_killed_keeper_fails_the_task_and_leaves_nothing(host: Observed, make_task: MakeTask) -> None:
+async def test_killed_keeper_fails_the_task_and_leaves_nothing(kept: Observed, make_task: MakeTask) -> None:
     sleep = unique_sleep()
-    running = asyncio.ensure_future(host.run(make_task(f"setsid {sleep} & {sleep}")))
+    running = asyncio.ensure_future(kept.run(make_task(f"setsid {sleep} & {sleep}")))
     await until_running(sleep)
-    os.kill(host.marks[0].pid, signal.SIGKILL)
+    os.kill(kept.marks[0].pid, signal.SIGKILL)
     with pytest.raises(SandboxError, match="kept the task was killed"):
         await running
     await gone(sleep)
 
 
 @pytest.mark.promise("P11")
-async def test_task_of_a_killed_agent_ends_and_reap_returns_when_it_has(make_task: MakeTask) -> None:
+async def test_task_of_a_killed_agent_ends_and_reap_returns_when_it_has(
+    backend: HostBackend, make_task: MakeTask
+) -> None:
     sleep = unique_sleep()
     task = make_task(f"trap '' TERM; (setsid {sleep} &) ; {sleep}")
     agent = os.fork()
     if agent == 0:
-        _agent_that_runs(task)
+        _agent_that_runs(backend, task)
     await until_running(sleep)
     async with asyncio.timeout(10):
         while not (text := (task.workdir / "mark").read_text()):
@@ -240,13 +298,39 @@ async def test_task_of_a_killed_agent_ends_and_reap_returns_when_it_has(make_tas
     pid, ticks, boot, token = text.split()
     os.kill(agent, signal.SIGKILL)
     os.waitpid(agent, 0)
-    await HostBackend(kill_grace_ms=200).reap(ProcessMark("host", int(pid), int(ticks), boot, token))
+    await backend.reap(ProcessMark("host", int(pid), int(ticks), boot, token))
     assert processes_saying(sleep) == []
 
 
-async def test_reaping_a_mark_of_another_boot_touches_nothing() -> None:
+@pytest.mark.promise("P11")
+async def test_group_of_a_killed_agent_ends_without_another_agent(backend: HostBackend, make_task: MakeTask) -> None:
+    sleep = unique_sleep()
+    task = make_task(f"trap '' TERM; {sleep} & {sleep}")
+    agent = os.fork()
+    if agent == 0:
+        _agent_that_runs(backend, task)
+    await until_running(sleep)
+    os.kill(agent, signal.SIGKILL)
+    os.waitpid(agent, 0)
+    await gone(sleep)
+
+
+async def test_reaping_a_mark_of_another_boot_touches_nothing(backend: HostBackend) -> None:
     mark = ProcessMark("host", os.getpid(), process_tree.start_ticks(os.getpid()) or 0, "another-boot", "token")
-    await HostBackend().reap(mark)
+    await backend.reap(mark)
+
+
+async def test_reaping_leaves_a_group_alone_whose_leader_is_not_the_marked_process(
+    grouped: Observed, make_task: MakeTask
+) -> None:
+    other = await asyncio.create_subprocess_exec("sleep", "60", start_new_session=True)
+    try:
+        mark = ProcessMark("host", other.pid, 1_000_000, await process_list.boot_id(), "no-such-token")
+        await grouped.backend.reap(mark)
+        assert process_tree.is_alive(other.pid)
+    finally:
+        other.kill()
+        await other.wait()
 
 
 async def test_many_tasks_leave_no_descriptor_and_no_child(host: Observed, make_task: MakeTask) -> None:
@@ -264,7 +348,7 @@ async def gone(text: str) -> None:
             await asyncio.sleep(0.01)
 
 
-def _agent_that_runs(task: ShellTask) -> None:
+def _agent_that_runs(backend: HostBackend, task: ShellTask) -> None:
     """In a forked child: a whole agent as far as the backend is concerned, until it is killed."""
 
     async def started(mark: ProcessMark) -> None:
@@ -273,6 +357,6 @@ def _agent_that_runs(task: ShellTask) -> None:
 
     asyncio.events._set_running_loop(None)
     try:
-        asyncio.new_event_loop().run_until_complete(HostBackend(kill_grace_ms=200).run(task, lambda *_: None, started))
+        asyncio.new_event_loop().run_until_complete(backend.run(task, lambda *_: None, started))
     finally:
         os._exit(1)

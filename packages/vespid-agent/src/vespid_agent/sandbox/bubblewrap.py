@@ -10,12 +10,14 @@ import os
 import resource
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from vespid_agent.sandbox import keeper, process_tree, supervise
-from vespid_agent.sandbox.cgroup import Cgroup, Cgroups, Limits
+from vespid_agent.sandbox.cgroup import Cgroup, Cgroups
+from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.script import SCRIPT_DESCRIPTOR, SCRIPT_PATH, memory_file
 from vespid_agent.sandbox.task import (
     Availability,
@@ -24,8 +26,11 @@ from vespid_agent.sandbox.task import (
     ProcessMark,
     SandboxError,
     ShellTask,
+    Started,
     TaskResult,
 )
+
+assert sys.platform == "linux"
 
 DEFAULT_KILL_GRACE_MS = 500
 _TRY_TIMEOUT_MS = 10_000
@@ -96,9 +101,9 @@ class BubblewrapBackend:
             self._availability = await self._try()
         return self._availability
 
-    async def run(self, task: ShellTask, on_output: OnOutput, started: supervise.Started) -> TaskResult:
+    async def run(self, task: ShellTask, on_output: OnOutput, started: Started) -> TaskResult:
         bwrap = shutil.which("bwrap")
-        if not keeper.is_supported() or bwrap is None:
+        if bwrap is None:
             raise SandboxError("SANDBOX_UNAVAILABLE:bubblewrap", "there is no `bwrap` in PATH: install bubblewrap")
         token = secrets.token_hex(16)
         group = self._make_group(token)
@@ -231,8 +236,6 @@ class BubblewrapBackend:
         return prepare
 
     async def _try(self) -> Availability:
-        if not keeper.is_supported():
-            return Availability(False, "bubblewrap needs Linux")
         if shutil.which("bwrap") is None:
             return Availability(False, "there is no `bwrap` in PATH: install the package bubblewrap")
         groups = self._groups()

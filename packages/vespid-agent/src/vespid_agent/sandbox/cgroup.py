@@ -7,23 +7,16 @@ import contextlib
 import os
 import re
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from vespid_agent.sandbox import process_tree
+from vespid_agent.sandbox.limits import Limits
 
 _PARENT = "vespid-agent"
 _CPU_PERIOD_US = 100_000
 _WANTED = ("memory", "pids", "cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one task may take. The defaults are the strict profile of the runbook."""
-
-    memory_mb: int = 256
-    cpus: float = 1.0
-    pids: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +31,8 @@ class Cgroup:
 
     def remove(self) -> None:
         """Kill what is still inside and remove the directories. Harmless to repeat."""
+        if sys.platform != "linux":
+            return  # there are none
         for directory in self.directories:
             with contextlib.suppress(FileNotFoundError):
                 process_tree.send(map(int, (directory / "cgroup.procs").read_text().split()), signal.SIGKILL)

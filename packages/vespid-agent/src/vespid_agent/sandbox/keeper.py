@@ -30,6 +30,8 @@ from typing import NoReturn
 
 from vespid_agent.sandbox import process_tree
 
+assert sys.platform == "linux"
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -283,7 +285,3 @@ def unshare_syscall(flags: int) -> None:
     if _LIBC.unshare(flags) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"unshare: {os.strerror(code)}")
-
-
-def is_supported() -> bool:
-    return sys.platform == "linux"

@@ -1,6 +1,7 @@
 """A script as a file that is in memory only: never on a disk, never in a process list, of any length."""
 
 import os
+import sys
 
 # Where the program finds its script.
 SCRIPT_DESCRIPTOR = 3
@@ -9,6 +10,8 @@ SCRIPT_PATH = f"/dev/fd/{SCRIPT_DESCRIPTOR}"
 
 def memory_file(name: str, content: bytes) -> int:
     """A descriptor at the beginning of `content`; the caller closes it."""
+    if sys.platform != "linux":
+        raise OSError("files in memory need Linux")
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     try:
         view = memoryview(content)

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
-from collections.abc import Awaitable, Callable
 
 from vespid_agent.sandbox import keeper, process_tree
 from vespid_agent.sandbox.output import OutputCapture
-from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Stream, TaskResult
+from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Started, Stream, TaskResult
+
+assert sys.platform == "linux"
 
 _READ_BYTES = 64 * 1024
 # Beyond its cap output is only counted; a task that prints without end must not take the loop from the heartbeat.
@@ -17,8 +19,6 @@ _OVER_CAP_PAUSE_S = 0.002
 # How long `reap` gives a keeper that is still ending its tree, beyond the grace it grants.
 _REAP_PATIENCE_S = 15.0
 _REAP_ROUND_S = 0.02
-
-Started = Callable[[ProcessMark], Awaitable[None]]
 
 
 async def supervise(

@@ -72,12 +72,15 @@ class ProcessMark(msgspec.Struct, frozen=True, rename="camel"):
 
     backend: str
     pid: int
-    # Clock ticks after boot at which `pid` started: a reused pid has another value.
+    # When `pid` started, in clock ticks after boot on Linux, else in seconds since 1970: tells a reused pid apart.
     start_ticks: int
     # A mark of an earlier boot has nothing left to reap.
     boot_id: str
     # Random; every process of the task has it in its environment, its cgroup in its name.
     token: str
+
+
+Started = Callable[[ProcessMark], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +99,7 @@ class Backend(Protocol):
 
     async def available(self) -> Availability: ...
 
-    async def run(
-        self, task: ShellTask, on_output: OnOutput, started: Callable[[ProcessMark], Awaitable[None]]
-    ) -> TaskResult:
+    async def run(self, task: ShellTask, on_output: OnOutput, started: Started) -> TaskResult:
         """`started` has returned (its journal entry is on disk) before the first byte of the script runs.
 
         Raises `SandboxError`.

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from vespid_agent.sandbox.cgroup import Limits
 from vespid_agent.sandbox.docker.container import OWNER_LABEL, Container, Profile
 from vespid_agent.sandbox.docker.endpoint import EndpointInvalid, endpoint
 from vespid_agent.sandbox.docker.engine import Engine, EngineError, EngineUnreachable
 from vespid_agent.sandbox.docker.pool import Pool
 from vespid_agent.sandbox.docker.work import BoundWork, VolumeWork, Work, volume_name
+from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.output import OutputCapture
-from vespid_agent.sandbox.supervise import Started
 from vespid_agent.sandbox.task import (
     Availability,
     Network,
@@ -32,6 +31,7 @@ from vespid_agent.sandbox.task import (
     ProcessMark,
     SandboxError,
     ShellTask,
+    Started,
     Stream,
     TaskResult,
 )

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vespid_agent.sandbox.cgroup import Limits
 from vespid_agent.sandbox.docker.engine import Attached, Engine, EngineError, EngineUnreachable
+from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.task import Network, Shell
 
 # Which agent a container is of, and which task.

@@ -66,7 +66,7 @@ class Endpoint:
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection of its own, for what leaves HTTP behind. Raises OSError, TimeoutError."""
         async with asyncio.timeout(_CONNECT_S):
-            if self.kind == "unix":
+            if self.kind == "unix" and sys.platform != "win32":
                 return await asyncio.open_unix_connection(self.path)
             if self.kind == "tcp":
                 return await asyncio.open_connection(self.host, self.port, ssl=self.tls)

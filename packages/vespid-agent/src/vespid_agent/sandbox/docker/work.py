@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import sys
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -50,7 +51,7 @@ class BoundWork:
         self._owner = owner
 
     async def mount(self) -> Mapping[str, object]:
-        if self._owner is not None:
+        if self._owner is not None and sys.platform != "win32":
             os.chown(self._folder, *self._owner, follow_symlinks=False)
         return {"Type": "bind", "Source": str(self._folder), "Target": WORK, "BindOptions": {"Propagation": "rprivate"}}
 
