@@ -11,6 +11,7 @@ import pytest
 from vespid_agent.sandbox import piped, process_list, process_tree
 from vespid_agent.sandbox.host import HostBackend
 from vespid_agent.sandbox.host_linux import KeptHost
+from vespid_agent.sandbox.host_part import HostPart
 from vespid_agent.sandbox.process_group import GroupHost
 from vespid_agent.sandbox.task import ProcessMark, SandboxError, ShellTask
 from vespid_runtime.redaction import Redactor
@@ -191,6 +192,17 @@ async def test_script_finds_its_input_empty_and_no_arguments(host: Observed, mak
     for shell in ("sh", "bash"):
         result = await host.run(make_task('cat; echo "$#[$1]"; read -r x || echo end', shell=shell))
         assert (result.stdout, result.stderr) == ("0[]\nend\n", "")
+
+
+@pytest.mark.parametrize("part", [KeptHost, GroupHost])
+def test_tasks_run_on_uvloop_too(part: type[HostPart], make_task: MakeTask) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    host = Observed(HostBackend(kill_grace_ms=200, part=part()))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        ended = runner.run(host.run(make_task("echo out; echo err >&2; exit 7")))
+        cut = runner.run(host.run(make_task("trap '' TERM; yes", timeout_ms=300, cap=4000)))
+    assert (ended.exit_code, ended.stdout, ended.stderr) == (7, "out\n", "err\n")
+    assert (cut.timed_out, cut.stdout_truncated, cut.stdout[:4]) == (True, True, "y\ny\n")
 
 
 @pytest.mark.promise("P11")

@@ -1,5 +1,6 @@
 """Working directories: no name and no link leads out of the root."""
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vespid_agent.sandbox.task import SandboxError
-from vespid_agent.sandbox.workdir import Workdirs, directory_name
+from vespid_agent.sandbox.workdir import Workdirs, directory_name, is_own_directory
 
 
 @pytest.mark.promise("P11")
@@ -19,6 +20,32 @@ def test_any_two_names_give_two_plain_directories(one: str, other: str) -> None:
         assert "\0" not in name
         assert len(name) <= 64
     assert (directory_name(one) == directory_name(other)) == (one == other)
+
+
+@pytest.mark.promise("P11")
+def test_names_that_differ_in_case_alone_get_two_folders_where_the_file_system_does_not_tell_them_apart() -> None:
+    names = [directory_name(name, folds_case=True) for name in ("build", "Build", "BUILD")]
+    assert names[0] == "build"
+    assert len({name.lower() for name in names}) == 3
+    assert [directory_name(name, folds_case=False) for name in ("build", "Build")] == ["build", "Build"]
+
+
+@pytest.mark.promise("P11")
+@pytest.mark.parametrize("name", ["con", "NUL", "aux", "com1", "lpt9"])
+def test_device_of_windows_is_no_folder(name: str) -> None:
+    assert directory_name(name, folds_case=True).startswith("~")
+
+
+@pytest.mark.promise("P11")
+def test_junction_is_no_directory_of_ours() -> None:
+    class Status:
+        st_mode = stat.S_IFDIR | 0o700
+        st_file_attributes = stat.FILE_ATTRIBUTE_DIRECTORY
+
+    status = Status()
+    assert is_own_directory(status)  # type: ignore[arg-type]
+    status.st_file_attributes |= stat.FILE_ATTRIBUTE_REPARSE_POINT
+    assert not is_own_directory(status)  # type: ignore[arg-type]
 
 
 @pytest.mark.promise("P11")

@@ -67,9 +67,8 @@ class Pipes(asyncio.SubprocessProtocol):
         capture = self._captures[fd]
         with self._failing():
             capture.feed(data)
-        pipe = self._pipe(fd)
-        if capture.over_cap and isinstance(pipe, asyncio.ReadTransport):
-            pipe.pause_reading()
+        if capture.over_cap:
+            self._output(fd).pause_reading()
             self._paused[fd] = self._loop.call_later(_OVER_CAP_PAUSE_S, self._resume, fd)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
@@ -85,8 +84,9 @@ class Pipes(asyncio.SubprocessProtocol):
 
     def give_script(self, script: bytes) -> None:
         """All at once and the end of it; the transport writes as the shell reads."""
-        pipe = self._pipe(0)
-        if isinstance(pipe, asyncio.WriteTransport):  # None: the shell was killed at the gate
+        assert self._transport is not None
+        pipe = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
+        if not pipe.is_closing():  # closed where the shell was killed at the gate
             pipe.write(script)
             pipe.close()
 
@@ -115,13 +115,15 @@ class Pipes(asyncio.SubprocessProtocol):
             raise self._failure
         return found
 
-    def _pipe(self, fd: int) -> asyncio.BaseTransport | None:
-        return self._transport.get_pipe_transport(fd) if self._transport is not None else None
+    def _output(self, fd: int) -> asyncio.ReadTransport:
+        # Not asked by `isinstance`: uvloop's transports are of no class of asyncio's.
+        assert self._transport is not None
+        return cast(asyncio.ReadTransport, self._transport.get_pipe_transport(fd))
 
     def _resume(self, fd: int) -> None:
-        pipe = self._pipe(fd)
-        if isinstance(pipe, asyncio.ReadTransport) and not pipe.is_closing():
-            pipe.resume_reading()
+        self._paused.pop(fd, None)
+        if fd in self._open and not self._output(fd).is_closing():
+            self._output(fd).resume_reading()
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ GONE = "~gone"
 
 # Within a run, for its nodes that share one; no node has this name.
 SHARED = "~run"
+
+# There `Build` and `build` are one folder, and a few names are no folder at all.
+_FOLDS_CASE = sys.platform in ("darwin", "win32")
+_DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d")
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _DIGEST = re.compile(r"~[0-9a-f]{40}")
@@ -68,7 +73,7 @@ class Workdirs:
             for path in (run, node):
                 with contextlib.suppress(FileExistsError):
                     path.mkdir(mode=0o700)
-                if not stat.S_ISDIR(os.lstat(path).st_mode):
+                if not is_own_directory(os.lstat(path)):
                     raise SandboxError("WORKDIR_UNSAFE", f"{path} is not a directory; remove it")
         except OSError as refused:
             message = f"cannot make a working directory below {self.root}: {refused.strerror}"
@@ -111,9 +116,16 @@ def run_directory(run_id: str) -> str:
     return run_id if is_uuid(run_id) else _digest(run_id)
 
 
-def directory_name(name: str) -> str:
+def is_own_directory(status: os.stat_result) -> bool:
+    """Neither a link nor a junction, which is a directory to Windows' stat."""
+    reparses = getattr(status, "st_file_attributes", 0) & stat.FILE_ATTRIBUTE_REPARSE_POINT
+    return stat.S_ISDIR(status.st_mode) and not reparses
+
+
+def directory_name(name: str, *, folds_case: bool = _FOLDS_CASE) -> str:
     """The id itself where it is a plain name; else a digest of it, marked so that it cannot equal a plain one."""
-    return name if _SAFE_NAME.fullmatch(name) else _digest(name)
+    plain = _SAFE_NAME.fullmatch(name) and not (folds_case and (name != name.lower() or _DEVICE.fullmatch(name)))
+    return name if plain else _digest(name)
 
 
 def _digest(name: str) -> str:
