@@ -1,10 +1,19 @@
 """The agent imports and chooses its parts on systems other than this one, with what those do not have hidden."""
 
+import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+
+from vespid_agent.testing.fake_gateway import FakeGateway
+from vespid_agent.testing.payloads import decoded, shell
+from vespid_agent.testing.running import AgentProcess, appears
 
 LINUX_ONLY = {"bubblewrap", "host_linux", "keeper", "supervise"}
 WINDOWS = {"signal": ["SIGKILL", "SIGHUP", "SIGCHLD", "SIGSTOP", "SIGCONT", "SIGPIPE", "pthread_sigmask"]}
@@ -78,3 +87,53 @@ def test_what_needs_linux_says_so_when_it_is_imported_elsewhere(name: str) -> No
     module = f"vespid_agent.sandbox.{name}"
     done = subprocess.run([sys.executable, "-c", program, module], capture_output=True, text=True, check=False)
     assert "AssertionError" in done.stderr
+
+
+@pytest.fixture
+async def elsewhere(gateway: FakeGateway, tmp_path: Path) -> AsyncIterator[AgentProcess]:
+    """A real agent process that takes this machine for a POSIX system other than Linux. Not yet started."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import os, sys, sysconfig\nsysconfig.get_config_vars()\nsys.platform = 'freebsd14'\n"
+        + "".join(f"vars(os).pop({name!r}, None)\n" for name in MACOS["os"])
+    )
+    prepared = AgentProcess(gateway, tmp_path / "agent", {"PYTHONPATH": str(site)})
+    yield prepared
+    await prepared.stop()
+
+
+async def test_agent_of_another_posix_system_runs_a_task_and_stops_as_asked(
+    gateway: FakeGateway, elsewhere: AgentProcess
+) -> None:
+    await elsewhere.start()
+    result = await gateway.run("agent.execute", shell("tr a-z A-Z <<E\nhello\nE"))
+    assert decoded(result.output)["stdout"] == "HELLO\n"
+    elsewhere.signal(signal.SIGTERM)
+    assert await elsewhere.exit_code() == 0
+    assert "starts a session" in elsewhere.log.read_text()  # the note of the process group: no keeper was at work
+
+
+@pytest.mark.promise("P2")
+async def test_agent_of_another_posix_system_reaps_what_left_its_group_before_it_was_killed(
+    gateway: FakeGateway, elsewhere: AgentProcess, tmp_path: Path
+) -> None:
+    pid = tmp_path / "pid"
+    await elsewhere.start()
+    script = f"(setsid sh -c 'trap \"\" TERM; echo $$ >{pid}.tmp; mv {pid}.tmp {pid}; while :; do sleep 0.1; done' &)"
+    request = await gateway.dispatch("agent.execute", shell(f"{script}; sleep 60"))
+    await appears(pid)
+    await elsewhere.kill()
+    await elsewhere.start()
+    assert (await gateway.result(request)).error == "AGENT_DISCONNECTED"
+    async with asyncio.timeout(20):
+        while is_alive(int(pid.read_text())):
+            await asyncio.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return " Z " not in Path(f"/proc/{pid}/stat").read_text()
