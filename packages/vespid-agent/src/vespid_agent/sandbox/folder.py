@@ -4,6 +4,9 @@ import os
 import stat
 import sys
 
+# Of `st_blocks`, whatever the file system's own are.
+_BLOCK = 512
+
 # A task may leave anything under a name: opening must neither follow it, nor wait for it, nor hand it on.
 _OPEN = (
     os.O_RDONLY
@@ -33,3 +36,8 @@ def open_folder(name: str | os.PathLike[str], parent: int | None = None) -> int:
     finally:
         os.close(held)
     return os.open(name, _OPEN, dir_fd=parent)
+
+
+def disk_bytes(status: os.stat_result) -> int:
+    """What a file takes on its disk; where the system does not say, how long it is."""
+    return status.st_size if sys.platform == "win32" else status.st_blocks * _BLOCK

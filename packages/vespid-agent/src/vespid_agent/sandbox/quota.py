@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from vespid_agent.sandbox import process_tree
-from vespid_agent.sandbox.folder import open_folder, works_by_descriptor
+from vespid_agent.sandbox.folder import disk_bytes, open_folder, works_by_descriptor
 from vespid_agent.sandbox.task import SandboxError, TaskResult
 
 # Each level of folders takes a descriptor while it is added up.
 DEEPEST = 128
 # What a name costs that has no content: no folder can be filled with empty files for nothing.
 _LEAST_BYTES = 512
-_BLOCK = 512
 _FIRST_S = 0.5
 # Of the time that passes, at most one part in so many is spent adding up a folder.
 _SPARING = 10
@@ -136,7 +135,7 @@ def _counted(entry: "os.DirEntry[str]", counted: set[tuple[int, int]], below: li
         if key in counted:
             return _LEAST_BYTES
         counted.add(key)
-    return max(status.st_blocks * _BLOCK, _LEAST_BYTES)
+    return max(disk_bytes(status), _LEAST_BYTES)
 
 
 def _bytes_by_name(folder: Path, enough: int) -> int:
@@ -163,7 +162,7 @@ def unnamed_bytes(root: int, folder: Path) -> int:
                 with contextlib.suppress(OSError):
                     status = os.stat(f"/proc/{pid}/fd/{number}")
                     if status.st_nlink == 0 and status.st_dev == device and stat.S_ISREG(status.st_mode):
-                        sizes[status.st_ino] = status.st_blocks * _BLOCK
+                        sizes[status.st_ino] = disk_bytes(status)
     return sum(sizes.values())
 
 

@@ -94,11 +94,14 @@ def _unlink(folder: int, name: str) -> None:
 
 def _open_to_owner(folder: int) -> None:
     _thaw(folder)
-    with contextlib.suppress(PermissionError):  # not ours: then its owner's rights are no help either
-        os.fchmod(folder, stat.S_IRWXU)
+    if sys.platform != "win32":
+        with contextlib.suppress(PermissionError):  # not ours: then its owner's rights are no help either
+            os.fchmod(folder, stat.S_IRWXU)
 
 
 def _thaw_file(folder: int, name: str) -> None:
+    if sys.platform == "win32":
+        return
     if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         with contextlib.suppress(OSError):  # it cannot be opened: the second unlink says what is wrong
             file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
