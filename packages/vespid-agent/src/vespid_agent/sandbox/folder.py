@@ -40,4 +40,6 @@ def open_folder(name: str | os.PathLike[str], parent: int | None = None) -> int:
 
 def disk_bytes(status: os.stat_result) -> int:
     """What a file takes on its disk; where the system does not say, how long it is."""
-    return status.st_size if sys.platform == "win32" else status.st_blocks * _BLOCK
+    if sys.platform == "win32":
+        return status.st_size
+    return status.st_blocks * _BLOCK
