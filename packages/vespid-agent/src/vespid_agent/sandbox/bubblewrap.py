@@ -2,7 +2,8 @@
 
 It sees /usr and what of /etc a program needs to start, its /work and /tmp, its own processes, and a network of its own
 without any way out unless the node asks for one. The agent's environment and home, other tasks and their processes are
-not there. Started by root it runs as `nobody`, so that not even a hole in the namespaces is root.
+not there. System calls that no ordinary program needs are refused. Started by root it runs as `nobody`, so that not
+even a hole in the namespaces is root.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from vespid_agent.sandbox import keeper, process_tree, supervise
+from vespid_agent.sandbox import keeper, process_tree, seccomp, supervise
 from vespid_agent.sandbox.cgroup import Cgroup, Cgroups
 from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.script import SCRIPT_DESCRIPTOR, SCRIPT_PATH, memory_file
@@ -65,9 +66,11 @@ _ARGS_DESCRIPTOR = 4
 _PASSWD_DESCRIPTOR = 5
 _GROUP_DESCRIPTOR = 6
 _HOSTS_DESCRIPTOR = 7
-_PASSWD = f"sandbox:x:{_INNER_ID}:{_INNER_ID}::/work:/bin/sh\nnobody:x:{_NOBODY}:{_NOBODY}::/:/usr/sbin/nologin\n"
-_GROUP = f"sandbox:x:{_INNER_ID}:\nnogroup:x:{_NOBODY}:\n"
-_HOSTS = "127.0.0.1 localhost sandbox\n::1 localhost\n"
+_FILTER_DESCRIPTOR = 8
+_PASSWD = b"sandbox:x:%d:%d::/work:/bin/sh\nnobody:x:%d:%d::/:/usr/sbin/nologin\n" % (*[_INNER_ID] * 2, *[_NOBODY] * 2)
+_GROUP = b"sandbox:x:%d:\nnogroup:x:%d:\n" % (_INNER_ID, _NOBODY)
+_HOSTS = b"127.0.0.1 localhost sandbox\n::1 localhost\n"
+_NO_FILTER = f"there is no filter of system calls for this machine, only for {' and '.join(seccomp.MACHINES)}"
 
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
@@ -105,21 +108,25 @@ class BubblewrapBackend:
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             raise SandboxError("SANDBOX_UNAVAILABLE:bubblewrap", "there is no `bwrap` in PATH: install bubblewrap")
+        system_calls = seccomp.program()
+        if system_calls is None:
+            raise SandboxError("SANDBOX_UNAVAILABLE:bubblewrap", _NO_FILTER)
         token = secrets.token_hex(16)
         group = self._make_group(token)
         opened: dict[int, int] = {}
         try:
             inside = [*self._nproc_limit(group), f"/bin/{task.shell}", SCRIPT_PATH]
             arguments = self._arguments(task, token)
-            texts = {
-                SCRIPT_DESCRIPTOR: task.script,
-                _ARGS_DESCRIPTOR: "".join(f"{argument}\0" for argument in arguments),
+            contents = {
+                SCRIPT_DESCRIPTOR: task.script.encode("utf-8", "replace"),
+                _ARGS_DESCRIPTOR: "".join(f"{argument}\0" for argument in arguments).encode("utf-8", "replace"),
                 _PASSWD_DESCRIPTOR: _PASSWD,
                 _GROUP_DESCRIPTOR: _GROUP,
                 _HOSTS_DESCRIPTOR: _HOSTS,
+                _FILTER_DESCRIPTOR: system_calls,
             }
-            for number, text in texts.items():
-                opened[number] = memory_file("sandbox", text.encode("utf-8", "replace"))
+            for number, content in contents.items():
+                opened[number] = memory_file("sandbox", content)
             launch = keeper.Launch(
                 argv=[bwrap, "--args", str(_ARGS_DESCRIPTOR), "--", *inside],
                 # Empty on purpose: bwrap itself runs outside, and LD_PRELOAD of a task must not reach it.
@@ -187,6 +194,7 @@ class BubblewrapBackend:
         arguments = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         arguments += [] if network == "enabled" else ["--unshare-net"]
         arguments += ["--disable-userns", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+        arguments += ["--seccomp", str(_FILTER_DESCRIPTOR)]
         arguments += ["--uid", str(_INNER_ID), "--gid", str(_INNER_ID), "--hostname", "sandbox", "--clearenv"]
         for name, value in env.items():
             arguments += ["--setenv", name, value]
@@ -238,6 +246,8 @@ class BubblewrapBackend:
     async def _try(self) -> Availability:
         if shutil.which("bwrap") is None:
             return Availability(False, "there is no `bwrap` in PATH: install the package bubblewrap")
+        if seccomp.program() is None:
+            return Availability(False, _NO_FILTER)
         groups = self._groups()
         if "pids" not in groups.controllers and shutil.which(_PRLIMIT) is None:
             return Availability(False, "neither a cgroup nor /usr/bin/prlimit to limit processes: install util-linux")
