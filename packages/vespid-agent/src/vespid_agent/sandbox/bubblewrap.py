@@ -18,6 +18,7 @@ from pathlib import Path
 
 from vespid_agent.sandbox import keeper, process_tree, seccomp, supervise
 from vespid_agent.sandbox.cgroup import Cgroup, Cgroups
+from vespid_agent.sandbox.ending import to_the_end
 from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.script import SCRIPT_DESCRIPTOR, SCRIPT_PATH, memory_file
 from vespid_agent.sandbox.task import (
@@ -97,6 +98,8 @@ class BubblewrapBackend:
         self._cgroups = cgroups
         self._file_bytes = file_bytes
         self._availability: Availability | None = None
+        # Groups whose removal failed: tried again before the next task.
+        self._left: frozenset[Cgroup] = frozenset()
 
     async def available(self) -> Availability:
         """Tries it once for real: whether namespaces are allowed cannot be told from settings alone."""
@@ -111,6 +114,8 @@ class BubblewrapBackend:
         system_calls = seccomp.program()
         if system_calls is None:
             raise SandboxError("SANDBOX_UNAVAILABLE:bubblewrap", _NO_FILTER)
+        for left in self._left:
+            await self._remove(left)
         token = secrets.token_hex(16)
         group = self._make_group(token)
         opened: dict[int, int] = {}
@@ -144,7 +149,7 @@ class BubblewrapBackend:
             for descriptor in opened.values():
                 os.close(descriptor)
             if group is not None:
-                group.remove()
+                await to_the_end(self._remove(group))
 
     async def sweep(self) -> None:
         """Every process of a task has its mark, and nothing else is left of one."""
@@ -154,7 +159,15 @@ class BubblewrapBackend:
 
     async def reap(self, mark: ProcessMark) -> None:
         await supervise.reap(mark, self._kill_grace_ms)
-        self._groups().existing(mark.token).remove()
+        await self._remove(self._groups().existing(mark.token))
+
+    async def _remove(self, group: Cgroup) -> None:
+        try:
+            await group.remove()
+        except OSError:
+            self._left |= {group}
+        else:
+            self._left -= {group}
 
     def _groups(self) -> Cgroups:
         if self._cgroups is None:

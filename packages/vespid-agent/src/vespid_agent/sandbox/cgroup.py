@@ -3,11 +3,13 @@
 A task's group is made below the agent's own, so whatever limits the agent has hold for its tasks together as well.
 """
 
+import asyncio
 import contextlib
 import os
 import re
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from vespid_agent.sandbox.limits import Limits
 
 _PARENT = "vespid-agent"
 _CPU_PERIOD_US = 100_000
+# After SIGKILL a process can only be held up by the kernel.
+_KILL_PATIENCE_S = 5.0
+_KILL_ROUND_S = 0.005
 _WANTED = ("memory", "pids", "cpu")
 
 
@@ -29,14 +34,21 @@ class Cgroup:
     def procs(self) -> tuple[Path, ...]:
         return tuple(directory / "cgroup.procs" for directory in self.directories)
 
-    def remove(self) -> None:
-        """Kill what is still inside and remove the directories. Harmless to repeat."""
+    async def remove(self) -> None:
+        """Kill what is still inside and remove the directories. Harmless to repeat. Raises OSError where it cannot."""
         if sys.platform != "linux":
             return  # there are none
+        give_up = time.monotonic() + _KILL_PATIENCE_S
         for directory in self.directories:
-            with contextlib.suppress(FileNotFoundError):
-                process_tree.send(map(int, (directory / "cgroup.procs").read_text().split()), signal.SIGKILL)
-                directory.rmdir()
+            while directory.exists():
+                _kill(directory)
+                try:
+                    directory.rmdir()
+                except OSError:
+                    # Busy: what was killed takes a moment to be gone, or was forking.
+                    if time.monotonic() > give_up:
+                        raise
+                    await asyncio.sleep(_KILL_ROUND_S)
 
 
 class Cgroups:
@@ -84,13 +96,27 @@ class Cgroups:
                 for file, value, needed in _settings(controller, self._version, limits):
                     _write(base / name / file, value, needed=needed)
         except OSError:
-            made.remove()
+            for directory in made.directories:
+                with contextlib.suppress(FileNotFoundError):
+                    directory.rmdir()
             raise
         return made
 
     def existing(self, name: str) -> Cgroup:
         """The group of that name as an earlier agent may have left it."""
         return Cgroup(tuple(base / name for base in dict.fromkeys(self._bases.values())))
+
+
+def _kill(directory: Path) -> None:
+    """All that is inside: at once where the kernel does it (version 2, since 5.14), so that no fork slips through."""
+    switch = directory / "cgroup.kill"
+    with contextlib.suppress(FileNotFoundError):
+        if switch.exists():
+            switch.write_text("1")
+        else:
+            # 0 stands for a process of another pid namespace; to kill(2) it would mean our own process group.
+            inside = {int(pid) for pid in (directory / "cgroup.procs").read_text().split()} - {0}
+            process_tree.send(inside, signal.SIGKILL)
 
 
 def _settings(controller: str, version: int, limits: Limits) -> list[tuple[str, str, bool]]:

@@ -12,7 +12,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -22,6 +22,7 @@ from vespid_agent.sandbox.docker.endpoint import EndpointInvalid, endpoint
 from vespid_agent.sandbox.docker.engine import Engine, EngineError, EngineUnreachable
 from vespid_agent.sandbox.docker.pool import Pool
 from vespid_agent.sandbox.docker.work import BoundWork, VolumeWork, Work, volume_name
+from vespid_agent.sandbox.ending import to_the_end
 from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.output import OutputCapture
 from vespid_agent.sandbox.task import (
@@ -187,7 +188,7 @@ class DockerBackend:
                 result = await self._run(container, task, on_output)
                 await work.read_back(container)
             finally:
-                await _to_the_end(self._remove(container, work))
+                await to_the_end(self._remove(container, work))
         except EngineError as error:
             raise _refused(error, profile.image) from error
         except EngineUnreachable as error:
@@ -216,7 +217,7 @@ class DockerBackend:
             await work.fill(container)
             await container.start()
         except BaseException:
-            await _to_the_end(self._remove(container, work))
+            await to_the_end(self._remove(container, work))
             raise
         return container, work
 
@@ -228,7 +229,7 @@ class DockerBackend:
         try:
             await container.start()
         except BaseException:
-            await _to_the_end(container.remove())
+            await to_the_end(container.remove())
             raise
         return container
 
@@ -249,7 +250,7 @@ class DockerBackend:
         finally:
             if not reading.done():
                 # Cancelled: the task gets its grace all the same; the caller removes the container then.
-                await _to_the_end(self._end(container, reading))
+                await to_the_end(self._end(container, reading))
         duration_ms = int((time.monotonic() - begun) * 1000)
         status = None if timed_out else await container.exit_status()
         note = None
@@ -302,20 +303,6 @@ async def _read(container: Container, captures: Mapping[Stream, OutputCapture]) 
         captures[stream].feed(data)
         if captures[stream].over_cap:
             await asyncio.sleep(_OVER_CAP_PAUSE_S)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Cancellation does not cut it short."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError
 
 
 def _missing_image(image: str) -> str:
