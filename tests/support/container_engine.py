@@ -79,19 +79,26 @@ class ContainerEngine:
                 await asyncio.sleep(0.1)
 
     async def import_image(self) -> None:
+        await self.image_with(IMAGE.split(":")[0])
+
+    async def image_with(self, name: str, *changes: str) -> str:
+        """An image of busybox, with lines of a Dockerfile applied to it."""
+
         async def chunks() -> AsyncIterator[bytes]:
             yield _root_file_system()
 
         async with (
             self.endpoint.session() as session,
             session.post(
-                "/v1.40/images/create", params={"fromSrc": "-", "repo": IMAGE.split(":")[0], "tag": "latest"},
+                "/v1.40/images/create",
+                params=[("fromSrc", "-"), ("repo", name), ("tag", "latest"), *(("changes", line) for line in changes)],
                 data=chunks(),
             ) as answer,
-        ):  # fmt: skip
+        ):
             text = await answer.text()
             assert answer.status == 200, text
             assert "error" not in text, text
+        return f"{name}:latest"
 
     async def stop(self) -> None:
         self.process.terminate()

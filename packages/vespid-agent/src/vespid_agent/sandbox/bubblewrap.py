@@ -30,6 +30,7 @@ from vespid_agent.sandbox.task import (
     ShellTask,
     Started,
     TaskResult,
+    check_task,
 )
 
 assert sys.platform == "linux"
@@ -111,6 +112,7 @@ class BubblewrapBackend:
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             raise SandboxError("SANDBOX_UNAVAILABLE:bubblewrap", "there is no `bwrap` in PATH: install bubblewrap")
+        check_task(task)
         system_calls = seccomp.program()
         if system_calls is None:
             raise SandboxError("SANDBOX_UNAVAILABLE:bubblewrap", _NO_FILTER)

@@ -10,7 +10,7 @@ import sys
 
 from vespid_agent.sandbox import process_tree
 from vespid_agent.sandbox.host_part import UNAVAILABLE, HostPart, Launch
-from vespid_agent.sandbox.task import Availability, OnOutput, ProcessMark, SandboxError, ShellTask, Started, TaskResult
+from vespid_agent.sandbox.task import Availability, OnOutput, ProcessMark, SandboxError, ShellTask, Started, TaskResult, check_task
 
 DEFAULT_KILL_GRACE_MS = 500
 
@@ -38,6 +38,7 @@ class HostBackend:
         if task.network == "none":
             message = "the host backend cannot keep a task from the network; use bubblewrap or docker"
             raise SandboxError("HOST_NETWORK_MODE_UNSUPPORTED", message)
+        check_task(task)
         token = secrets.token_hex(16)
         env = self._part.environment({**task.env, process_tree.TOKEN_VARIABLE: token})
         shell = self._part.find_shell(task.shell, env.get("PATH") or os.defpath)

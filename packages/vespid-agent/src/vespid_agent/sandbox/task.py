@@ -52,6 +52,17 @@ class ShellTask:
     shared: bool = False
 
 
+def check_task(task: ShellTask) -> None:
+    """What every backend refuses. Raises SandboxError."""
+    for name, value in task.env.items():
+        # A NUL ends a value; what follows would be taken for something else, by bwrap for an option.
+        if not name or "=" in name or "\0" in name + value:
+            message = f"config.task.env: {name[:64]!r} or its value cannot be in an environment"
+            raise SandboxError("INVALID_EXECUTE_PAYLOAD", message)
+    if task.workdir.is_symlink():
+        raise SandboxError("WORKDIR_UNSAFE", f"{task.workdir} is a link; remove it")
+
+
 @dataclass(frozen=True, slots=True)
 class TaskResult:
     # 128 + n when signal n ended the shell; None when time ran out.

@@ -35,11 +35,13 @@ from vespid_agent.sandbox.task import (
     Started,
     Stream,
     TaskResult,
+    check_task,
 )
 
 UNAVAILABLE = "SANDBOX_UNAVAILABLE:docker"
 _NOBODY = 65534
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}")
 # Beyond its cap output is only counted; a task that prints without end must not take the loop from the heartbeat.
 _OVER_CAP_PAUSE_S = 0.002
 _LIMITS = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU"}
@@ -166,12 +168,16 @@ class DockerBackend:
     async def run(self, task: ShellTask, on_output: OnOutput, started: Started) -> TaskResult:
         if self._engine is None:
             raise SandboxError(UNAVAILABLE, self._invalid)
+        check_task(task)
         for name in task.env:
             if _ENV_NAME.fullmatch(name) is None:
                 raise SandboxError("INVALID_EXECUTE_PAYLOAD", f"config.task.env: {name[:64]!r} names no shell variable")
+        image = task.image or self._image
+        if _IMAGE.fullmatch(image) is None or ".." in image:
+            raise SandboxError("INVALID_EXECUTE_PAYLOAD", f"sandbox.docker.image: {image[:64]!r} names no image")
         await self._remove_left()
         async with self._turn(task):
-            return await self._run_alone(task, on_output, started)
+            return await self._run_alone(image, task, on_output, started)
 
     def _turn(self, task: ShellTask) -> contextlib.AbstractAsyncContextManager[object]:
         """Where files are copied in and out, tasks of one folder take turns, or the last would undo the others'."""
@@ -179,8 +185,10 @@ class DockerBackend:
             return contextlib.nullcontext()
         return self._turns.setdefault(task.workdir, asyncio.Lock())
 
-    async def _run_alone(self, task: ShellTask, on_output: OnOutput, started: Started) -> TaskResult:
-        profile = self._profile(task.image or self._image, task.network or self._network_default)
+    async def _run_alone(
+        self, image: str, task: ShellTask, on_output: OnOutput, started: Started
+    ) -> TaskResult:
+        profile = self._profile(image, task.network or self._network_default)
         try:
             container, work = await self._container(profile, task)
             try:

@@ -7,8 +7,9 @@ in nothing that the engine keeps, and a container can be prepared ahead of its t
 
 import asyncio
 import contextlib
+import posixpath
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ OWNER_LABEL = "run.vespid.agent"
 TASK_LABEL = "run.vespid.task"
 
 WORK = "/work"
+_WRITABLE = (WORK, "/tmp")  # noqa: S108
 _MB = 1024 * 1024
 # In /tmp, which is memory; the file has no name any more when the task begins.
 _TAKE = (
@@ -47,8 +49,18 @@ class Profile:
     file_bytes: int = 0
 
 
-def recipe(profile: Profile, owner: str, token: str, work: Mapping[str, object]) -> dict[str, Any]:
-    """The body of the engine's create call. `work` is the mount at /work."""
+def recipe(
+    profile: Profile, owner: str, token: str, work: Mapping[str, object], volumes: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The body of the engine's create call. `work` is the mount at /work; `volumes` are those that the image declares.
+
+    An image's volume would be a folder of the engine's disk that a task can fill: it is covered by nothing, read-only.
+    """
+    covers = [
+        {"Type": "tmpfs", "Target": path, "ReadOnly": True, "TmpfsOptions": {"SizeBytes": 4096}}
+        for path in dict.fromkeys(posixpath.normpath(path) for path in volumes)
+        if path not in _WRITABLE
+    ]
     memory = profile.limits.memory_mb * _MB
     uid, gid = profile.user
     ulimits = [{"Name": "core", "Soft": 0, "Hard": 0}]
@@ -65,7 +77,7 @@ def recipe(profile: Profile, owner: str, token: str, work: Mapping[str, object])
         "SecurityOpt": ["no-new-privileges"],
         "NetworkMode": "none" if profile.network == "none" else "bridge",
         "IpcMode": "private",
-        "Mounts": [dict(work)],
+        "Mounts": [dict(work), *covers],
         # Its owner is named because the mode is that of the image's own /tmp, where it has one.
         "Tmpfs": {"/tmp": f"rw,nosuid,nodev,exec,mode=1777,uid={uid},gid={gid},size={memory}"},  # noqa: S108
         "ShmSize": min(memory, 64 * _MB),
@@ -114,7 +126,8 @@ class Container:
     ) -> "Container":
         """Raises EngineError, EngineUnreachable."""
         container = cls(engine, token)
-        body = recipe(profile, owner, token, work)
+        about = await engine.get(f"/images/{profile.image}/json")
+        body = recipe(profile, owner, token, work, (about.get("Config") or {}).get("Volumes") or ())
         try:
             await engine.post("/containers/create", body, name=container.name)
         except BaseException:
