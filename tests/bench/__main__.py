@@ -7,9 +7,10 @@ from pathlib import Path
 
 import msgspec
 import uvloop
-from tests.bench.figures import FIGURES, Figure, foreign_load
+from tests.bench.figures import FIGURES, foreign_load
 from tests.bench.floors import Floors
 from tests.bench.installation import Installation
+from tests.bench.report import Figure
 
 # A figure that takes longer has got stuck.
 FIGURE_S = 90
@@ -40,7 +41,7 @@ async def main(names: list[str]) -> int:
 
 def _line(label: str, figure: Figure) -> str:
     floor = "" if figure.floor is None else f"   floor {figure.floor:>10}   ratio {figure.ratio}"
-    return f"{label:<20} {figure.value:>10} {figure.unit}{floor}"
+    return f"{label:<32} {figure.value:>10} {figure.unit}{floor}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import aiohttp
 import msgspec
 from tests.bench.floors import Floors
 from tests.bench.installation import Installation
+from tests.bench.report import Figure, figure
+from tests.bench.sandbox import sandbox
 from tests.bench.timing import Timing, timed
 
 from vespid.bus.capacity import RedisCapacity
@@ -25,23 +27,6 @@ ROUNDS = 3
 LOOK_S = 0.005
 
 _numbers = itertools.count(1)
-
-
-class Figure(msgspec.Struct):
-    """One line of the report. `ratio` is value to floor; what it means depends on the figure."""
-
-    value: float
-    unit: str
-    floor: float | None = None
-    ratio: float | None = None
-
-
-def figure(value: float, unit: str, floor: float | None = None) -> Figure:
-    return Figure(round(value, 3), unit, None if floor is None else round(floor, 3), _ratio(value, floor))
-
-
-def _ratio(value: float, floor: float | None) -> float | None:
-    return None if not floor else round(value / floor, 3)
 
 
 async def dispatch(at: Installation, floors: Floors) -> dict[str, Figure]:
@@ -204,7 +189,13 @@ def _median(timings: list[Timing], field: str) -> float:
     return statistics.median(getattr(timing, field) for timing in timings)
 
 
-FIGURES: dict[str, Any] = {"dispatch": dispatch, "workflow": workflow, "selection": selection, "idle": idle}
+FIGURES: dict[str, Any] = {
+    "dispatch": dispatch,
+    "workflow": workflow,
+    "selection": selection,
+    "idle": idle,
+    "sandbox": sandbox,
+}
 
 
 def foreign_load() -> float:
