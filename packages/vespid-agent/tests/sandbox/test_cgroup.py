@@ -255,6 +255,25 @@ async def test_bubblewrap_without_groups_says_what_limits_instead(tree: FakeTree
 
 
 @pytest.mark.needs_root
+async def test_a_task_is_in_its_real_groups(make_task: MakeTask) -> None:
+    groups = Cgroups.detect()
+    if not groups.controllers:
+        pytest.skip("needs a place where control groups can be made")
+    observed = Observed(BubblewrapBackend(limits=LIMITS, cgroups=groups))
+    members: list[int] = []
+
+    def look(*_: object) -> None:
+        found = groups.existing(observed.marks[0].token).directories
+        members.extend(len((directory / "cgroup.procs").read_text().split()) for directory in found)
+
+    task = make_task("echo here; sleep 0.2; sleep 0.2")
+    await observed.backend.run(task, look, observed._started)
+    # bwrap outside, its first process inside, the shell; sleep may have begun.
+    assert len(members) >= len(groups.existing("x").directories)
+    assert min(members) >= 3
+
+
+@pytest.mark.needs_root
 async def test_the_real_kernel_kills_a_group(sleeper: "subprocess.Popen[bytes]") -> None:
     """A hierarchy of version 2 without controllers is mounted beside version 1 too."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
