@@ -18,8 +18,8 @@ from vespid_agent.sandbox.host import HostBackend
 from vespid_agent.sandbox.task import Backend, ProcessMark, ShellTask
 from vespid_agent.sandbox.workdir import SLOTS, Workdirs
 
-COUNT = 40
-WARM_UP = 5
+COUNT = 20
+WARM_UP = 3
 _BWRAP = ("bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "sh", "-c", "true")
 
 
@@ -49,14 +49,16 @@ class _Bench:
         if not state.ok:
             raise RuntimeError(f"{name}: {state.reason}")
         first, total, floor = [], [], []
-        for turn in range(WARM_UP + COUNT):
-            took = await self._task(backend)
-            bare_ms = await _milliseconds(lambda: _execute(bare))
-            if turn >= WARM_UP:
-                first.append(took[0])
-                total.append(took[1])
-                floor.append(bare_ms)
-        await backend.close()
+        try:
+            for turn in range(WARM_UP + COUNT):
+                took = await self._task(backend)
+                bare_ms = await _milliseconds(lambda: _execute(bare))
+                if turn >= WARM_UP:
+                    first.append(took[0])
+                    total.append(took[1])
+                    floor.append(bare_ms)
+        finally:
+            await backend.close()
         floor_ms = statistics.median(floor)
         return {
             f"sandbox_{name}_first_ms": figure(statistics.median(first), "ms", floor_ms),
