@@ -213,7 +213,14 @@ def _root_file_system() -> bytes:
     busybox = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()
     packed = BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("work", 0o755), ("root", 0o700)):
+        for name, mode in (
+            ("bin", 0o755),
+            ("etc", 0o755),
+            ("tmp", 0o1777),
+            ("work", 0o755),
+            ("root", 0o700),
+            ("data", 0o1777),
+        ):
             entry = tarfile.TarInfo(name)
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             tar.addfile(entry)

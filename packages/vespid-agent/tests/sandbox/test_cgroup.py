@@ -166,6 +166,22 @@ async def test_what_is_inside_is_killed_one_by_one_where_it_cannot(
     assert not group.directories[0].exists()
 
 
+async def test_a_group_that_is_still_busy_is_tried_again(tree: FakeTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Cgroups.detect(tree.proc).create("token", LIMITS)
+    rmdir, busy = tree._rmdir, [True, True]
+
+    def refusing_twice(path: Path) -> None:
+        if busy:
+            busy.pop()
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        rmdir(path)
+
+    monkeypatch.setattr(tree, "_rmdir", refusing_twice)
+    monkeypatch.setattr(Path, "rmdir", tree._patched("rmdir"))
+    await group.remove()
+    assert not group.directories[0].exists()
+
+
 async def test_a_process_of_another_namespace_is_not_taken_for_our_own_group(
     tree: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
