@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
-from vespid_agent.sandbox.cgroup import Limits
 from vespid_agent.sandbox.host import HostBackend
+from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.task import SandboxError
 
 from .conftest import MakeTask, Observed

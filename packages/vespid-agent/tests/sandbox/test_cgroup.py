@@ -13,7 +13,8 @@ import pytest
 
 from vespid_agent.sandbox import process_tree
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
-from vespid_agent.sandbox.cgroup import Cgroup, Cgroups, Limits
+from vespid_agent.sandbox.cgroup import Cgroup, Cgroups
+from vespid_agent.sandbox.limits import Limits
 
 from .conftest import MakeTask, Observed
 

@@ -14,9 +14,10 @@ from tests.support.container_engine import ContainerEngine
 
 from vespid_agent.sandbox import process_tree
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
-from vespid_agent.sandbox.cgroup import Cgroups, Limits
+from vespid_agent.sandbox.cgroup import Cgroups
 from vespid_agent.sandbox.docker.backend import DockerBackend
 from vespid_agent.sandbox.host import HostBackend
+from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.workdir import SLOTS, Workdirs
 
 from .conftest import MakeTask, Observed

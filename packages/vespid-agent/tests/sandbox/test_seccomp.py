@@ -10,7 +10,7 @@ import pytest
 
 from vespid_agent.sandbox import seccomp, syscall_numbers
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
-from vespid_agent.sandbox.cgroup import Limits
+from vespid_agent.sandbox.limits import Limits
 
 from .conftest import MakeTask, Observed
 

@@ -44,8 +44,6 @@ class Cgroup:
 
     async def remove(self) -> None:
         """Kill what is still inside and remove the directories. Harmless to repeat. Raises OSError where it cannot."""
-        if sys.platform != "linux":
-            return  # there are none
         give_up = time.monotonic() + _KILL_PATIENCE_S
         for directory in self.directories:
             while directory.exists():
@@ -117,6 +115,8 @@ class Cgroups:
 
 def _kill(directory: Path) -> None:
     """All that is inside: at once where the kernel does it (version 2, since 5.14), so that no fork slips through."""
+    if sys.platform != "linux":
+        return
     switch = directory / "cgroup.kill"
     with contextlib.suppress(FileNotFoundError):
         if switch.exists():

@@ -10,7 +10,16 @@ import sys
 
 from vespid_agent.sandbox import process_tree
 from vespid_agent.sandbox.host_part import UNAVAILABLE, HostPart, Launch
-from vespid_agent.sandbox.task import Availability, OnOutput, ProcessMark, SandboxError, ShellTask, Started, TaskResult, check_task
+from vespid_agent.sandbox.task import (
+    Availability,
+    OnOutput,
+    ProcessMark,
+    SandboxError,
+    ShellTask,
+    Started,
+    TaskResult,
+    check_task,
+)
 
 DEFAULT_KILL_GRACE_MS = 500
 

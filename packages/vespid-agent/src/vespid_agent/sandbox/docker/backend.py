@@ -185,9 +185,7 @@ class DockerBackend:
             return contextlib.nullcontext()
         return self._turns.setdefault(task.workdir, asyncio.Lock())
 
-    async def _run_alone(
-        self, image: str, task: ShellTask, on_output: OnOutput, started: Started
-    ) -> TaskResult:
+    async def _run_alone(self, image: str, task: ShellTask, on_output: OnOutput, started: Started) -> TaskResult:
         profile = self._profile(image, task.network or self._network_default)
         try:
             container, work = await self._container(profile, task)
