@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+from tests.support.container_engine import IMAGE, ContainerEngine
+
+from vespid_agent import backends
+from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import FakeGateway
 from vespid_agent.testing.payloads import decoded, shell
 from vespid_agent.testing.running import InProcessAgent
@@ -52,5 +60,61 @@ async def test_managed_agent_offers_no_bare_machine_and_runs_nothing_on_it(
             assert result.error_message is not None
             assert "managed agent" in result.error_message
         assert not ran.exists()
+    finally:
+        await agent.stop()
+
+
+@contextlib.asynccontextmanager
+async def front_door(place: Path, socket: Path) -> AsyncIterator[None]:
+    """The engine, at another place for a while."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(socket)
+        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+
+    server = await asyncio.start_unix_server(accept, place)
+    try:
+        yield
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        place.unlink(missing_ok=True)
+
+
+@pytest.mark.xdist_group("docker")
+@pytest.mark.needs_root
+async def test_an_engine_that_comes_and_goes_is_offered_and_withdrawn(
+    gateway: FakeGateway, tmp_path: Path, container_engine: ContainerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "LOOK_S", 0.05)
+    place = tmp_path / "docker.sock"
+    settings = AgentSettings(drain_ms=0, docker_image=IMAGE, docker_prepared=0)
+    agent = InProcessAgent(gateway, tmp_path, settings, environment={"DOCKER_HOST": f"unix://{place}"})
+    await agent.start()
+
+    async def offered(*, there: bool) -> None:
+        async with asyncio.timeout(20):
+            while ("docker" in await hello_backends(gateway)) != there:
+                await asyncio.sleep(0.01)
+
+    try:
+        assert "docker" not in await hello_backends(gateway)
+        async with front_door(place, container_engine.socket):
+            await offered(there=True)
+            result = await gateway.run("agent.execute", shell("echo here", backend="docker"))
+            assert decoded(result.output)["stdout"] == "here\n"
+        await offered(there=False)
+        refused = await gateway.run("agent.execute", shell("true", backend="docker"))
+        assert refused.error == "SANDBOX_UNAVAILABLE:docker"
     finally:
         await agent.stop()

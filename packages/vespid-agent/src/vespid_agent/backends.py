@@ -2,56 +2,103 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from vespid_agent.config import AgentConfig
 from vespid_agent.logs import Logger
 from vespid_agent.sandbox.docker.backend import DockerBackend
 from vespid_agent.sandbox.host import HostBackend
 from vespid_agent.sandbox.limits import Limits
-from vespid_agent.sandbox.task import Availability, Backend
+from vespid_agent.sandbox.task import Availability, Backend, SandboxError
 from vespid_agent.sandbox.workdir import SLOTS
 from vespid_agent.settings import AgentSettings
 
 if sys.platform == "linux":
     from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
 
+# How long it takes at most to notice that an engine came or went.
+LOOK_S = 15.0
+
 _BLOCK_BYTES = 4096
 # A managed agent runs the tasks of organizations that do not know each other, so each needs walls around it.
 _NOT_ON_MANAGED = "a managed agent runs no task on the bare machine; use docker or bubblewrap"
 
 
-@dataclass(frozen=True, slots=True)
 class Backends:
-    """What was found at the start of the process."""
+    """Those of this machine: tried when the agent starts, and again now and then, for an engine may come and go."""
 
-    found: Mapping[str, Backend]
-    # By name of those that are not there: why not and what to do.
-    missing: Mapping[str, str]
+    def __init__(self, known: Sequence[Backend], log: Logger, *, default: str, refused: Mapping[str, str]) -> None:
+        """`default`: what tasks get that name none. `refused`: why some are not used here, whatever they can."""
+        self._known = known
+        self._log = log
+        self._default = default
+        self._refused = refused
+        # By name, those that can run tasks.
+        self.found: dict[str, Backend] = {}
+        # By name of the others: why not and what to do.
+        self._missing: dict[str, str] = {}
 
     def why_missing(self, name: str) -> str:
-        return f"this agent has no backend {name}: {self.missing.get(name, 'it is not known here')}"
+        return f"this agent has no backend {name}: {self._missing.get(name, 'it is not known here')}"
+
+    async def look(self) -> bool:
+        """Try each. Whether others are found than before."""
+        before = set(self.found)
+        for backend in self._known:
+            refused = self._refused.get(backend.name)
+            state = Availability(False, refused) if refused else await backend.available()
+            if state.ok:
+                self._have(backend, state)
+            else:
+                self._miss(backend, state.reason or "it does not say why")
+        return before != set(self.found)
+
+    async def sweep(self) -> None:
+        """Have each that is found end what an earlier process of this agent left."""
+        for backend in self.found.values():
+            await self._sweep(backend)
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """The task that looks again; `changed` is told when others are found."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            before = set(self.found)
+            if await self.look():
+                for name in set(self.found) - before:
+                    await self._sweep(self.found[name])
+                changed()
+
+    async def close(self) -> None:
+        for backend in self._known:
+            await backend.close()
+
+    def _have(self, backend: Backend, state: Availability) -> None:
+        self._missing.pop(backend.name, None)
+        if backend.name not in self.found:
+            self.found[backend.name] = backend
+            self._log.info("backend", name=backend.name, notes=list(state.notes))
+
+    def _miss(self, backend: Backend, reason: str) -> None:
+        self.found.pop(backend.name, None)
+        if self._missing.get(backend.name) != reason:
+            self._missing[backend.name] = reason
+            say = self._log.error if backend.name == self._default else self._log.info
+            say("backend_unavailable", name=backend.name, reason=reason)
+
+    async def _sweep(self, backend: Backend) -> None:
+        try:
+            await backend.sweep()
+        except SandboxError as error:
+            self._log.error("sweep_failed", backend=backend.name, error=str(error))
 
 
-async def available_backends(
-    settings: AgentSettings, config: AgentConfig, environment: Mapping[str, str], log: Logger
-) -> Backends:
-    found: dict[str, Backend] = {}
-    missing: dict[str, str] = {}
-    for backend in _known(settings, config.executor_id, environment):
-        refused = config.pool == "managed" and isinstance(backend, HostBackend)
-        state = Availability(False, _NOT_ON_MANAGED) if refused else await backend.available()
-        if state.ok:
-            found[backend.name] = backend
-            log.info("backend", name=backend.name, notes=list(state.notes))
-            continue
-        await backend.close()
-        missing[backend.name] = state.reason or "it does not say why"
-        say = log.error if backend.name == settings.exec_backend else log.info
-        say("backend_unavailable", name=backend.name, reason=state.reason)
-    return Backends(found, missing)
+def backends_of(settings: AgentSettings, config: AgentConfig, environment: Mapping[str, str], log: Logger) -> Backends:
+    """Those this version knows; none is tried yet."""
+    refused = {HostBackend.name: _NOT_ON_MANAGED} if config.pool == "managed" else {}
+    known = _known(settings, config.executor_id, environment)
+    return Backends(known, log, default=settings.exec_backend, refused=refused)
 
 
 def _known(settings: AgentSettings, owner: str, environment: Mapping[str, str]) -> list[Backend]:

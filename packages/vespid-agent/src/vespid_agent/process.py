@@ -12,14 +12,15 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
+import msgspec
 
 from vespid_agent import __version__
 from vespid_agent.agent import Agent
-from vespid_agent.backends import available_backends
+from vespid_agent.backends import backends_of
 from vespid_agent.capabilities import describe
 from vespid_agent.clock import MonotonicMs, epoch_ms, suspend_aware_ms
 from vespid_agent.config import AgentConfig
@@ -33,7 +34,6 @@ from vespid_agent.network import NetworkMisconfigured, http_session, tls_context
 from vespid_agent.reaper import reap
 from vespid_agent.runner import Kinds, Runner
 from vespid_agent.sandbox.retention import Retention
-from vespid_agent.sandbox.task import SandboxError
 from vespid_agent.sandbox.workdir import Workdirs
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work.action import ActionWork
@@ -69,15 +69,11 @@ async def run_agent(
         await journal.start()
         try:
             async with contextlib.AsyncExitStack() as held:
-                backends = await available_backends(settings, config, environment, log)
-                for backend in backends.found.values():
-                    held.push_async_callback(backend.close)
+                backends = backends_of(settings, config, environment, log)
+                held.push_async_callback(backends.close)
+                await backends.look()
                 await reap(journal, backends.found, log)
-                for backend in backends.found.values():
-                    try:
-                        await backend.sweep()
-                    except SandboxError as error:
-                        log.error("sweep_failed", backend=backend.name, error=str(error))
+                await backends.sweep()
                 session = await held.enter_async_context(http_session(settings.tls_ca_file))
                 connectors = registry()
                 for broken in connectors.broken:
@@ -93,7 +89,14 @@ async def run_agent(
                 agent = assemble(
                     config, settings, journal, kinds, connectors, session, monotonic_ms, jitter, log, reread_token
                 )
-                await _live(agent, retention, settings.drain_ms, stop, hurry, log)
+
+                def offer_what_is_found() -> None:
+                    can = describe(settings, config.tags, connectors, backends.found)
+                    agent.carry(agent.peer.update(msgspec.structs.replace(agent.peer.identity, capabilities=can)))
+
+                watching = asyncio.create_task(backends.watch(offer_what_is_found), name="backends")
+                duties = [asyncio.create_task(retention.run(), name="workdirs"), watching]
+                await _live(agent, duties, settings.drain_ms, stop, hurry, log)
         finally:
             await journal.stop()
     finally:
@@ -142,15 +145,21 @@ def assemble(
 
 
 async def _live(
-    agent: Agent, retention: Retention, drain_ms: int, stop: asyncio.Event, hurry: asyncio.Event, log: Logger
+    agent: Agent,
+    more: Sequence[asyncio.Task[None]],
+    drain_ms: int,
+    stop: asyncio.Event,
+    hurry: asyncio.Event,
+    log: Logger,
 ) -> None:
+    """`more`: further duties of the process, which end with it."""
     link = asyncio.create_task(agent.link.run(), name="link")
     duties: list[asyncio.Task[None]] = [
         link,
         asyncio.create_task(agent.link.tick(), name="clock"),
         asyncio.create_task(agent.answer(), name="answers"),
         asyncio.create_task(agent.keep_house(), name="housekeeping"),
-        asyncio.create_task(retention.run(), name="workdirs"),
+        *more,
     ]
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:

@@ -320,6 +320,39 @@ async def test_more_than_the_folder_may_hold_is_not_taken_back(
     assert refused.value.code == "WORKDIR_QUOTA_EXCEEDED"
 
 
+async def test_a_sweep_leaves_alone_what_is_at_work_or_ready(
+    container_engine: ContainerEngine, workdirs: Workdirs, make_task: MakeTask
+) -> None:
+    async with backend_of(container_engine, workdirs, prepared=1) as docker:
+        await prepare(docker, workdirs)
+        heard = asyncio.Event()
+        task = make_task("echo begun; while [ ! -e go ]; do sleep 0.05; done; echo over")
+
+        async def no_journal(_mark: ProcessMark) -> None:
+            return None
+
+        running = asyncio.ensure_future(docker.backend.run(task, lambda *_: heard.set(), no_journal))
+        await asyncio.wait_for(heard.wait(), 20)
+        await docker.backend.sweep()
+        (task.workdir / "go").touch()
+        assert (await running).stdout == "begun\nover\n"
+
+
+async def test_a_prepared_container_that_died_is_not_given_a_task(
+    container_engine: ContainerEngine, workdirs: Workdirs, make_task: MakeTask
+) -> None:
+    async with backend_of(container_engine, workdirs, prepared=1) as docker:
+        await prepare(docker, workdirs)
+        assert isinstance(docker.backend, DockerBackend)
+        assert docker.backend._pool is not None
+        ((container, _slot),) = docker.backend._pool._ready[docker.backend._profile(IMAGE, "none")]
+        await container.kill("SIGKILL")
+        async with asyncio.timeout(20):
+            while container.is_waiting:
+                await asyncio.sleep(0.01)
+        assert (await docker.run(make_task("echo alive"))).stdout == "alive\n"
+
+
 async def test_a_missing_image_says_what_to_do(fresh: Observed, make_task: MakeTask) -> None:
     with pytest.raises(SandboxError) as refused:
         await fresh.run(make_task("true", image="no-such-image:1"))

@@ -66,6 +66,7 @@ async def test_a_pairing_token_becomes_an_agent(control: Control, owner: Caller,
         "kinds",
         "connectors",
         "engines",
+        "backends",
         "maxInFlight",
         "inFlight",
     }

@@ -61,6 +61,8 @@ class Agent(msgspec.Struct, frozen=True, rename="camel"):
     kinds: list[str] | None
     connectors: list[str] | None
     engines: list[str] | None
+    # Sandboxes that it can run shell tasks in; null: it does not say.
+    backends: list[str] | None
     max_in_flight: int
     in_flight: int
 
@@ -262,6 +264,7 @@ def _shown(agent: rows.AgentRow, now: datetime, stale_ms: int) -> Agent:
         kinds=agent.kinds,
         connectors=agent.connectors,
         engines=agent.engines,
+        backends=agent.backends,
         max_in_flight=agent.max_in_flight,
         in_flight=agent.in_flight,
     )

@@ -77,6 +77,7 @@ class ManagedExecutor(msgspec.Struct, frozen=True, rename="camel"):
     kinds: list[str] | None
     connectors: list[str] | None
     engines: list[str] | None
+    backends: list[str] | None
     max_in_flight: int
     in_flight: int
     runtime_class: str | None
@@ -192,6 +193,7 @@ def _shown(executor: rows.AgentRow, now: datetime, deps: Deps) -> ManagedExecuto
         kinds=executor.kinds,
         connectors=executor.connectors,
         engines=executor.engines,
+        backends=executor.backends,
         max_in_flight=executor.max_in_flight,
         in_flight=executor.in_flight,
         runtime_class=executor.runtime_class,

@@ -33,6 +33,8 @@ class AgentRow(msgspec.Struct, frozen=True):
     connectors: list[str] | None
     # None: not filtered by engine.
     engines: list[str] | None
+    # Sandboxes it can really run; None: it does not say.
+    backends: list[str] | None
     max_in_flight: int
     cordoned: bool
     draining: bool

@@ -44,6 +44,8 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}")
 # Beyond its cap output is only counted; a task that prints without end must not take the loop from the heartbeat.
 _OVER_CAP_PAUSE_S = 0.002
+# After SIGKILL a container is gone at once, or its engine is stuck.
+_KILL_PATIENCE_S = 15.0
 _LIMITS = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU"}
 
 
@@ -83,6 +85,8 @@ class DockerBackend:
         self._pool: Pool | None = None
         self._slots = slots
         self._prepared = prepared
+        # Containers of this process, by token: at work, or ready for it.
+        self._ours: set[str] = set()
         # Containers whose removal failed: tried again before the next task.
         self._left: set[str] = set()
         # Of folders that tasks share: where they are copied, one task at a time has them.
@@ -118,7 +122,7 @@ class DockerBackend:
         desktop = "Docker Desktop" in str(about.get("OperatingSystem"))
         self._binds = self._engine.endpoint.is_local and not remapped
         if self._prepared and self._binds and not desktop and sys.platform == "linux":
-            self._pool = self._pool or Pool(self._make_prepared, self._slots, self._prepared)
+            self._pool = self._pool or Pool(self._make_prepared, self._drop, self._slots, self._prepared)
         notes = [
             f"engine {about.get('ServerVersion')} at {self._engine.endpoint}, cgroup v{about.get('CgroupVersion', 1)}"
         ]
@@ -131,19 +135,22 @@ class DockerBackend:
         return Availability(True, notes=tuple(notes))
 
     async def sweep(self) -> None:
-        """Remove what an earlier process of this agent left and no journal tells of. Raises SandboxError."""
+        """Remove what an earlier process of this agent left, and no journal tells of. Raises SandboxError."""
         if self._engine is None:
             return
         filters = f'{{"label":["{OWNER_LABEL}={self._owner}"]}}'
         try:
             for found in await self._engine.get("/containers/json", all="true", filters=filters):
-                await Container(self._engine, str(found["Names"][0]).removeprefix("/vespid-")).remove()
+                token = str(found["Names"][0]).removeprefix("/vespid-")
+                if token not in self._ours:
+                    await Container(self._engine, token).remove()
             volumes = await self._engine.get("/volumes", filters=filters)
             for volume in volumes["Volumes"] or ():
-                await self._engine.delete(f"/volumes/{volume['Name']}", force="true")
+                if str(volume["Name"]).removeprefix("vespid-") not in self._ours:
+                    await self._engine.delete(f"/volumes/{volume['Name']}", force="true")
         except (EngineError, EngineUnreachable) as error:
             raise SandboxError(UNAVAILABLE, str(error), retryable=True) from error
-        if self._pool is not None:
+        if self._pool is not None and not self._ours:
             self._pool.clear_slots()
 
     async def close(self) -> None:
@@ -218,6 +225,7 @@ class DockerBackend:
         else:
             work = VolumeWork(self._engine, task.workdir, self._owner, token, self._user(), self._work_bytes)
         container = Container(self._engine, token)
+        self._ours.add(token)
         try:
             container = await Container.make(self._engine, profile, self._owner, token, await work.mount())
             await work.fill(container)
@@ -231,13 +239,23 @@ class DockerBackend:
         """Raises EngineError, EngineUnreachable."""
         assert self._engine is not None
         mount = await BoundWork(slot, self._bound_owner()).mount()
-        container = await Container.make(self._engine, profile, self._owner, secrets.token_hex(16), mount)
+        token = secrets.token_hex(16)
+        self._ours.add(token)
         try:
+            container = await Container.make(self._engine, profile, self._owner, token, mount)
             await container.start()
         except BaseException:
-            await to_the_end(container.remove())
+            await to_the_end(self._drop(Container(self._engine, token)))
             raise
         return container
+
+    async def _drop(self, container: Container) -> None:
+        """Remove a container without a task."""
+        try:
+            await container.remove()
+        except (EngineError, EngineUnreachable):
+            self._left.add(container.token)
+        self._ours.discard(container.token)
 
     async def _run(self, container: Container, task: ShellTask, on_output: OnOutput) -> TaskResult:
         captures: dict[Stream, OutputCapture] = {
@@ -271,6 +289,10 @@ class DockerBackend:
         await asyncio.wait([reading], timeout=self._kill_grace_s)
         if not reading.done():
             await container.kill("SIGKILL")
+            await asyncio.wait([reading], timeout=_KILL_PATIENCE_S)
+        if not reading.done():
+            # An engine that is stuck: what it does not end is removed when it answers again.
+            container.streams.close()
             await asyncio.wait([reading])
 
     async def _remove(self, container: Container, work: Work) -> None:
@@ -279,6 +301,7 @@ class DockerBackend:
             await work.remove()
         except (EngineError, EngineUnreachable):
             self._left.add(container.token)
+        self._ours.discard(container.token)
 
     async def _remove_left(self) -> None:
         for token in tuple(self._left):

@@ -146,6 +146,11 @@ class Container:
         assert self._attached is not None
         return self._attached
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it still waits for its task, as far as its streams tell."""
+        return self.streams.is_open
+
     async def give(self, script: str, shell: Shell, env: Mapping[str, str]) -> None:
         """Have it run a script. Raises OSError."""
         exports = "".join(f"export {name}={shlex.quote(value)}; " for name, value in env.items())
@@ -162,8 +167,8 @@ class Container:
         return bool((await self.engine.get(f"/containers/{self.name}/json"))["State"]["OOMKilled"])
 
     async def kill(self, signal: str) -> None:
-        """Harmless where it is over."""
-        with contextlib.suppress(EngineError):
+        """Harmless where it is over, or the engine away: its removal tells that."""
+        with contextlib.suppress(EngineError, EngineUnreachable):
             await self.engine.post(f"/containers/{self.name}/kill", signal=signal)
 
     async def remove(self) -> None:

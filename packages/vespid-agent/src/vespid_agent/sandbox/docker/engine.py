@@ -144,6 +144,10 @@ class Attached:
         self._reader = reader
         self._writer = writer
 
+    @property
+    def is_open(self) -> bool:
+        return not (self._reader.at_eof() or self._writer.is_closing())
+
     async def give(self, data: bytes) -> None:
         """Write to its standard input. It stays open: not every transport can close one direction. Raises OSError."""
         self._writer.write(data)

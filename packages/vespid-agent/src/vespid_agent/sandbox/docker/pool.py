@@ -20,13 +20,15 @@ from vespid_agent.sandbox.docker.engine import EngineError, EngineUnreachable
 PROFILES_KEPT = 4
 
 Make = Callable[[Profile, Path], Awaitable[Container]]
+Drop = Callable[[Container], Awaitable[None]]
 
 
 class Pool:
     """`size` prepared containers for each of the profiles that were asked for last."""
 
-    def __init__(self, make: Make, slots: Path, size: int) -> None:
+    def __init__(self, make: Make, drop: Drop, slots: Path, size: int) -> None:
         self._make = make
+        self._drop_container = drop
         self._slots = slots
         self._size = size
         # Least recently asked for first.
@@ -40,6 +42,11 @@ class Pool:
         ready = self._ready.pop(profile, [])
         self._ready[profile] = ready
         taken: Container | None = None
+        # Those whose engine was restarted meanwhile are gone.
+        dead = [(container, slot) for container, slot in ready if not container.is_waiting]
+        if dead:
+            ready[:] = [pair for pair in ready if pair not in dead]
+            self._start(self._drop(dead))
         if ready:
             container, slot = ready[-1]
             # Onto a folder that is not empty this fails, and changes nothing.
@@ -90,12 +97,9 @@ class Pool:
         else:
             self._ready[profile].append((container, slot))
 
-    @staticmethod
-    async def _drop(ready: list[tuple[Container, Path]]) -> None:
+    async def _drop(self, ready: list[tuple[Container, Path]]) -> None:
         for container, slot in ready:
-            # At the next start the sweep finds it.
-            with contextlib.suppress(EngineError, EngineUnreachable):
-                await container.remove()
+            await self._drop_container(container)
             shutil.rmtree(slot, ignore_errors=True)
 
     def _start(self, work: Awaitable[None]) -> None:

@@ -2,6 +2,7 @@
 -- Newest first. A live connection was heard of when its edge last renewed its own lease; between connect and close
 -- nothing is written to the executor's row.
 select x.id, x.organization_id, x.name, x.agent_version, x.tags, x.reported_tags, x.kinds, x.connectors, x.engines,
+    x.backends,
     x.max_in_flight, x.cordoned, x.draining, x.enabled, x.revoked_at, x.created_at, x.last_seen_at, x.connected_at,
     x.lost_at,
     case when x.lost_at is null then p.renewed_at end as edge_renewed_at,
