@@ -60,6 +60,20 @@ async def test_two_migrators_at_once_are_safe(empty_database_url: str) -> None:
     assert await asyncio.gather(*(migrate(empty_database_url) for _ in range(3))) == [REVISIONS[-1]] * 3
 
 
+async def test_a_schema_made_by_other_steps_is_refused_and_left_alone(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        for made_by in ("'steps 0123'", "null"):
+            await connection.execute(f"comment on table alembic_version is {made_by}")
+            before = await catalogue(database_url)
+            for target in ("head", "base"):
+                with pytest.raises(MigrationFailed, match="unreleased version"):
+                    await migrate(database_url, target)
+            assert await catalogue(database_url) == before
+    finally:
+        await connection.close()
+
+
 async def test_an_unknown_revision_is_refused(database_url: str) -> None:
     with pytest.raises(MigrationFailed, match="9999"):
         await migrate(database_url, "9999")

@@ -16,7 +16,7 @@ from vespid.local.postgres import EmbeddedPostgres
 from vespid.local.valkey import EmbeddedValkey
 from vespid.service import Service, Stack
 from vespid.settings import ApiSettings, EngineRunnerSettings, GatewaySettings, WorkerSettings
-from vespid.store.migrate import migrate
+from vespid.store.migrate import MigrationFailed, migrate
 
 LOOPBACK = "127.0.0.1"
 
@@ -69,7 +69,7 @@ class LocalStack:
                 env = {**self._env, **await asyncio.to_thread(kept_secrets, self._folder.keys, self._env)}
                 env |= await self._start_databases(env)
                 self._tell("Bringing the schema up to date")
-                await migrate(env["DATABASE_URL"])
+                await self._migrate(env["DATABASE_URL"])
                 self._tell("Starting api, gateway, worker and engine-runner")
                 running = Stack(self._make_processes(self._with_addresses(env)))
                 await running.start()
@@ -109,6 +109,14 @@ class LocalStack:
             await valkey.start()
             found["REDIS_URL"] = valkey.url
         return found
+
+    async def _migrate(self, url: str) -> None:
+        try:
+            await migrate(url)
+        except MigrationFailed as failed:
+            if "DATABASE_URL" in self._env:
+                raise
+            raise MigrationFailed(f"{failed} (this one is {self._folder.path})") from failed
 
     async def _stop_databases(self) -> None:
         while self._databases:

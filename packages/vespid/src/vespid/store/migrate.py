@@ -6,6 +6,7 @@ wait for each other; roles belong to the whole cluster, so a step that makes one
 """
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 import psycopg
@@ -49,7 +50,9 @@ def migrate_blocking(url: str, target: str = "head") -> str:
         with engine.connect() as connection:
             connection.exec_driver_sql(f"select pg_advisory_lock({_MIGRATOR_LOCK})")
             connection.commit()
+            _require_same_steps(connection)
             _move(connection, target)
+            _remember_steps(connection)
             return _revision_of(connection)
     except (SQLAlchemyError, psycopg.Error, CommandError) as error:
         raise MigrationFailed(_told(getattr(error, "orig", None) or error)) from error
@@ -74,11 +77,51 @@ def _connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
         raise DatabaseUnavailable(f"Postgres cannot be reached: {error}") from error
 
 
-def _move(connection: Connection, target: str) -> None:
+def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
+    return config
+
+
+def _require_same_steps(connection: Connection) -> None:
+    """Raises MigrationFailed where the steps that made this schema were not those that are here."""
+    current = _revision_of(connection)
+    if current == _NOTHING:
+        return
+    steps = ScriptDirectory.from_config(_config(connection))
+    if current not in {step.revision for step in steps.walk_revisions()}:
+        # A newer version's: what becomes of it is told by the move.
+        return
+    made_by = connection.exec_driver_sql("select obj_description('alembic_version'::regclass)").scalar()
+    connection.rollback()
+    if made_by != _digest(steps, current):
+        raise MigrationFailed(
+            f"the schema at {current} was made by an unreleased version of Vespid, with other steps than these."
+            " Nothing was changed. Use a new database, which for `vespid up` and the demo is a new data folder"
+        )
+
+
+def _remember_steps(connection: Connection) -> None:
+    """Beside the revision stands what made it: a step that is changed after it was taken would never be noticed."""
+    current = _revision_of(connection)
+    digest = _digest(ScriptDirectory.from_config(_config(connection)), current)
+    connection.exec_driver_sql(f"comment on table alembic_version is '{digest}'")
+    connection.commit()
+
+
+def _digest(steps: ScriptDirectory, revision: str) -> str:
+    """Of all steps up to a revision, as they are in the files."""
+    taken = [] if revision == _NOTHING else list(steps.iterate_revisions(revision, _NOTHING))
+    digest = hashlib.sha256()
+    for step in reversed(taken):
+        digest.update(Path(step.path).with_suffix(".up.sql").read_bytes())
+    return f"steps {digest.hexdigest()}"
+
+
+def _move(connection: Connection, target: str) -> None:
+    config = _config(connection)
     current = _revision_of(connection)
     if _is_behind(ScriptDirectory.from_config(config), target, current):
         log.info("migrating_down", current=current, target=target)
