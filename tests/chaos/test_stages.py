@@ -21,24 +21,28 @@ from tests.support.processes import Processes
 SERVERS = ("api", "gateway", "worker")
 
 
-@pytest_asyncio.fixture
-async def quick(processes: Processes) -> AsyncIterator[Organization]:
-    """An organization in an installation whose leases pass within seconds."""
-    processes.env |= QUICK
+@contextlib.asynccontextmanager
+async def installed(processes: Processes, env: dict[str, str]) -> AsyncIterator[Organization]:
+    """An organization in an installation of its own."""
+    processes.env |= env
     for command in SERVERS:
         await processes.start(command)
     async with aiohttp.ClientSession() as http:
         yield await Organization.sign_up(processes, http)
+
+
+@pytest_asyncio.fixture
+async def quick(processes: Processes) -> AsyncIterator[Organization]:
+    """An organization in an installation whose leases pass within seconds."""
+    async with installed(processes, QUICK) as organization:
+        yield organization
 
 
 @pytest_asyncio.fixture
 async def patient(processes: Processes) -> AsyncIterator[Organization]:
     """The same, but for the leases of agents: however long a restart takes here, nobody takes them for lost."""
-    processes.env |= QUICK | {"GATEWAY_LEASE_MS": "60000"}
-    for command in SERVERS:
-        await processes.start(command)
-    async with aiohttp.ClientSession() as http:
-        yield await Organization.sign_up(processes, http)
+    async with installed(processes, QUICK | {"GATEWAY_LEASE_MS": "60000"}) as organization:
+        yield organization
 
 
 async def kill_and_restart(organization: Organization, command: str) -> None:

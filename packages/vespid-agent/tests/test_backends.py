@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.support.container_engine import IMAGE, ContainerEngine
+from tests.support.forward import forwarded
 
 from vespid_agent import backends
 from vespid_agent.settings import AgentSettings
@@ -64,33 +63,6 @@ async def test_managed_agent_offers_no_bare_machine_and_runs_nothing_on_it(
         await agent.stop()
 
 
-@contextlib.asynccontextmanager
-async def front_door(place: Path, socket: Path) -> AsyncIterator[None]:
-    """The engine, at another place for a while."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_unix_connection(socket)
-        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
-
-    server = await asyncio.start_unix_server(accept, place)
-    try:
-        yield
-    finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-        place.unlink(missing_ok=True)
-
-
 @pytest.mark.xdist_group("docker")
 @pytest.mark.needs_root
 async def test_an_engine_that_comes_and_goes_is_offered_and_withdrawn(
@@ -109,7 +81,7 @@ async def test_an_engine_that_comes_and_goes_is_offered_and_withdrawn(
 
     try:
         assert "docker" not in await hello_backends(gateway)
-        async with front_door(place, container_engine.socket):
+        async with forwarded(container_engine.socket, place):
             await offered(there=True)
             result = await gateway.run("agent.execute", shell("echo here", backend="docker"))
             assert decoded(result.output)["stdout"] == "here\n"

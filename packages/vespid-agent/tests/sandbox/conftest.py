@@ -1,7 +1,9 @@
 """What the sandbox tests share: a task in a folder of its own, and a way to ask whether anything is left of it."""
 
+import asyncio
 import os
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,8 +53,38 @@ class Observed:
     async def run(self, task: ShellTask) -> TaskResult:
         return await self.backend.run(task, lambda *chunk: self.chunks.append(chunk), self._started)
 
+    async def begin(self, task: ShellTask, within_s: float = 20.0) -> "asyncio.Future[TaskResult]":
+        """The running task, once its first output is here."""
+        heard = asyncio.Event()
+        running = asyncio.ensure_future(self.backend.run(task, lambda *_: heard.set(), self._started))
+        await asyncio.wait_for(heard.wait(), within_s)
+        return running
+
     async def _started(self, mark: ProcessMark) -> None:
         self.marks.append(mark)
+
+
+async def nothing_outlives(
+    observed: Observed, make_task: MakeTask, *, setsid: str, timeout_ms: int, within_s: float
+) -> None:
+    """Timed out, over, or cancelled: neither a task that ignores SIGTERM nor its orphans of a double fork live on."""
+    sleep = f"sleep {600 + uuid.uuid4().int % 10**6 / 10**7:.7f}"
+    stubborn = f"trap '' TERM; (env -i {setsid} sh -c 'trap \"\" TERM; {sleep}' &); {sleep}"
+    assert (await observed.run(make_task(stubborn, timeout_ms=timeout_ms))).timed_out
+    assert processes_saying(sleep) == []
+
+    ended = await observed.run(make_task(f"(setsid {sleep} &); echo over"))
+    assert ended.stdout == "over\n"
+    assert processes_saying(sleep) == []
+
+    running = asyncio.ensure_future(observed.run(make_task(stubborn)))
+    async with asyncio.timeout(within_s):
+        while not processes_saying(sleep):
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert processes_saying(sleep) == []
 
 
 def processes_saying(text: str) -> list[int]:

@@ -18,10 +18,10 @@ import pytest
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
 from vespid_agent.sandbox.cgroup import Cgroups
 from vespid_agent.sandbox.limits import Limits
-from vespid_agent.sandbox.task import Availability, ProcessMark, SandboxError, ShellTask, TaskResult
+from vespid_agent.sandbox.task import Availability, SandboxError, ShellTask, TaskResult
 from vespid_agent.sandbox.workdir import Workdirs
 
-from .conftest import MakeTask, Observed, processes_saying
+from .conftest import MakeTask, Observed, nothing_outlives, processes_saying
 
 _NOBODY = 65534
 
@@ -83,13 +83,7 @@ async def test_other_processes_are_neither_seen_nor_signalled(bubblewrap: Observ
 @pytest.mark.promise("P11")
 async def test_two_tasks_do_not_see_each_other(bubblewrap: Observed, make_task: MakeTask) -> None:
     first = make_task("echo mine > /tmp/secret; echo ready; sleep 60", node="first", timeout_ms=20_000)
-    ready = asyncio.Event()
-
-    async def no_journal(mark: ProcessMark) -> None:
-        return None
-
-    running = asyncio.ensure_future(bubblewrap.backend.run(first, lambda *_: ready.set(), no_journal))
-    await asyncio.wait_for(ready.wait(), 10)
+    running = await bubblewrap.begin(first, within_s=10)
     second = await bubblewrap.run(make_task("ls -A /tmp; ls /work; pgrep sleep; cat /proc/*/cmdline", node="second"))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -196,23 +190,7 @@ async def test_memory_beyond_the_limit_is_not_had(bubblewrap: Observed, make_tas
 
 @pytest.mark.promise("P11")
 async def test_timeout_cancel_and_orphans_leave_nothing(bubblewrap: Observed, make_task: MakeTask) -> None:
-    sleep = f"sleep {600 + uuid.uuid4().int % 10**6 / 10**7:.7f}"
-    stubborn = f"trap '' TERM; (env -i setsid sh -c 'trap \"\" TERM; {sleep}' &); {sleep}"
-    assert (await bubblewrap.run(make_task(stubborn, timeout_ms=400))).timed_out
-    assert processes_saying(sleep) == []
-
-    ended = await bubblewrap.run(make_task(f"(setsid {sleep} &); echo over"))
-    assert ended.stdout == "over\n"
-    assert processes_saying(sleep) == []
-
-    running = asyncio.ensure_future(bubblewrap.run(make_task(stubborn)))
-    async with asyncio.timeout(10):
-        while not processes_saying(sleep):
-            await asyncio.sleep(0.01)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert processes_saying(sleep) == []
+    await nothing_outlives(bubblewrap, make_task, setsid="setsid", timeout_ms=400, within_s=10)
 
 
 async def test_sigterm_reaches_the_script_before_it_is_killed(bubblewrap: Observed, make_task: MakeTask) -> None:

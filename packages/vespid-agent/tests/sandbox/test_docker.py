@@ -16,7 +16,7 @@ from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.task import ProcessMark, SandboxError, ShellTask
 from vespid_agent.sandbox.workdir import SLOTS, Workdirs
 
-from .conftest import MakeTask, Observed, processes_saying
+from .conftest import MakeTask, Observed, nothing_outlives, processes_saying
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.needs_root]
 
@@ -104,14 +104,8 @@ async def test_files_that_are_there_are_seen_and_changed(docker: Observed, make_
 
 
 async def test_output_comes_while_the_task_runs(fresh: Observed, make_task: MakeTask) -> None:
-    heard = asyncio.Event()
     task = make_task("echo first; while [ ! -e go ]; do sleep 0.05; done; echo last")
-
-    async def no_journal(_mark: ProcessMark) -> None:
-        return None
-
-    running = asyncio.ensure_future(fresh.backend.run(task, lambda *_: heard.set(), no_journal))
-    await asyncio.wait_for(heard.wait(), 20)
+    running = await fresh.begin(task)
     assert not running.done()
     (task.workdir / "go").touch()
     assert (await running).stdout == "first\nlast\n"
@@ -193,17 +187,10 @@ async def test_script_and_environment_are_in_no_process_list_and_not_with_the_en
     docker: Observed, make_task: MakeTask, container_engine: ContainerEngine
 ) -> None:
     canary = f"canary-{uuid.uuid4().hex}"
-    ready = asyncio.Event()
     task = make_task(f"true {canary}-script; echo ready; sleep 30", env={"TOKEN": canary}, timeout_ms=30_000)
-    marks: list[ProcessMark] = []
-
-    async def journal(mark: ProcessMark) -> None:
-        marks.append(mark)
-
-    running = asyncio.ensure_future(docker.backend.run(task, lambda *_: ready.set(), journal))
-    await asyncio.wait_for(ready.wait(), 20)
+    running = await docker.begin(task)
     assert processes_saying(canary) == []
-    shown = await container_engine.get(f"/containers/vespid-{marks[0].token}/json")
+    shown = await container_engine.get(f"/containers/vespid-{docker.marks[-1].token}/json")
     assert canary not in str(shown)
     for path in (container_engine.folder / "data" / "containers").rglob("*"):
         if path.is_file():
@@ -234,23 +221,7 @@ async def test_memory_beyond_the_limit_is_not_had_and_said_so(docker: Observed, 
 
 @pytest.mark.promise("P11")
 async def test_timeout_cancel_and_orphans_leave_nothing(docker: Observed, make_task: MakeTask) -> None:
-    sleep = f"sleep {600 + uuid.uuid4().int % 10**6 / 10**7:.7f}"
-    stubborn = f"trap '' TERM; (env -i /bin/setsid sh -c 'trap \"\" TERM; {sleep}' &); {sleep}"
-    assert (await docker.run(make_task(stubborn, timeout_ms=600))).timed_out
-    assert processes_saying(sleep) == []
-
-    ended = await docker.run(make_task(f"(setsid {sleep} &); echo over"))
-    assert ended.stdout == "over\n"
-    assert processes_saying(sleep) == []
-
-    running = asyncio.ensure_future(docker.run(make_task(stubborn)))
-    async with asyncio.timeout(20):
-        while not processes_saying(sleep):
-            await asyncio.sleep(0.01)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert processes_saying(sleep) == []
+    await nothing_outlives(docker, make_task, setsid="/bin/setsid", timeout_ms=600, within_s=20)
 
 
 async def test_sigterm_reaches_the_script_before_it_is_killed(docker: Observed, make_task: MakeTask) -> None:
@@ -325,14 +296,8 @@ async def test_a_sweep_leaves_alone_what_is_at_work_or_ready(
 ) -> None:
     async with backend_of(container_engine, workdirs, prepared=1) as docker:
         await prepare(docker, workdirs)
-        heard = asyncio.Event()
         task = make_task("echo begun; while [ ! -e go ]; do sleep 0.05; done; echo over")
-
-        async def no_journal(_mark: ProcessMark) -> None:
-            return None
-
-        running = asyncio.ensure_future(docker.backend.run(task, lambda *_: heard.set(), no_journal))
-        await asyncio.wait_for(heard.wait(), 20)
+        running = await docker.begin(task)
         await docker.backend.sweep()
         (task.workdir / "go").touch()
         assert (await running).stdout == "begun\nover\n"

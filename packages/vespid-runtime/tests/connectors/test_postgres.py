@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 import pytest
+from tests.support.forward import forwarded
 from tests.support.servers import PostgresServer
 
 from vespid_runtime.connectors import ActionContext, ConnectorError, registry
@@ -18,14 +19,6 @@ from .conftest import MakeContext
 
 CONNECTORS = registry(())
 Query = Callable[..., Awaitable[dict[str, object]]]
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
 
 
 @pytest.fixture
@@ -41,12 +34,7 @@ async def dsn(postgres_server: PostgresServer) -> AsyncIterator[str]:
         return
     options = dict(parse_qsl(parts.query))
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_unix_connection(f"{options['host']}/.s.PGSQL.{options['port']}")
-        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
-
-    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with forwarded(f"{options['host']}/.s.PGSQL.{options['port']}") as port:
         yield f"postgresql://{login}@db.local.example:{port}{parts.path}"
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+Outcome = TypeVar("Outcome")
 
 
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Cancellation does not cut it short; it is raised when the work is done."""
+async def to_the_end(work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Cancellation does not cut it short; it is raised when the work is done, unless that raised something itself."""
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():
@@ -14,6 +16,7 @@ async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             cancelled = True
-    task.result()
+    outcome = task.result()
     if cancelled:
         raise asyncio.CancelledError
+    return outcome

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol, cast
 
+from vespid_agent.sandbox.ending import to_the_end
 from vespid_agent.sandbox.host_part import UNAVAILABLE
 from vespid_agent.sandbox.output import OutputCapture
 from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Started, Stream, TaskResult
@@ -157,9 +158,9 @@ async def supervise(
         await asyncio.wait([pipes.exited], timeout=task.timeout_ms / 1000)
         timed_out = not pipes.exited.done()
     except BaseException:
-        await _end(tree, pipes)
+        await to_the_end(_end(tree, pipes))
         raise
-    left = await _end(tree, pipes)
+    left = await to_the_end(_end(tree, pipes))
     if left:
         message = f"processes {left} cannot be killed; the kernel holds them"
         raise SandboxError("NODE_EXECUTION_FAILED", message, retryable=True)
@@ -176,21 +177,7 @@ async def supervise(
 
 
 async def _end(tree: Tree, pipes: Pipes) -> list[int]:
-    """Cancellation does not cut this short."""
-
-    async def ended() -> list[int]:
-        try:
-            return await tree.end()
-        finally:
-            await pipes.close()
-
-    ending = asyncio.ensure_future(ended())
-    cancelled = False
-    while not ending.done():
-        try:
-            await asyncio.wait([ending])
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
-    return ending.result()
+    try:
+        return await tree.end()
+    finally:
+        await pipes.close()

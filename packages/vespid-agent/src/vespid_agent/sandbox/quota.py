@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vespid_agent.sandbox import process_tree
+from vespid_agent.sandbox.ending import to_the_end
 from vespid_agent.sandbox.folder import disk_bytes, open_folder, works_by_descriptor
 from vespid_agent.sandbox.task import SandboxError, TaskResult
 
@@ -65,7 +66,7 @@ class Quota:
                 await self._check(folder, root(), None)
                 pause = max(_FIRST_S, (time.monotonic() - begun) * _SPARING)
         except BaseException:
-            await _ended(task)
+            await to_the_end(_ended(task))
             raise
         result = task.result()
         await self._check(folder, None, result)
@@ -171,16 +172,8 @@ def _used(folder: Path, root: int | None, enough: int) -> int:
 
 
 async def _ended(task: "asyncio.Future[TaskResult]") -> None:
-    """It is cancelled and has cleaned up; being cancelled once more does not cut that short."""
+    """It is cancelled, and has cleaned up. What went wrong in that is worse than why it was ended, and raised."""
     task.cancel()
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
-    # What went wrong in ending it is worse than why it was ended.
+    await asyncio.wait([task])
     if not task.cancelled() and (error := task.exception()) is not None:
         raise error
-    if cancelled:
-        raise asyncio.CancelledError

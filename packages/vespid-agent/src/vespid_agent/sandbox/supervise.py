@@ -8,6 +8,7 @@ import sys
 import time
 
 from vespid_agent.sandbox import keeper, process_tree
+from vespid_agent.sandbox.ending import to_the_end
 from vespid_agent.sandbox.output import OutputCapture
 from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Started, Stream, TaskResult
 
@@ -77,20 +78,16 @@ class _Kept:
 
     async def end(self, token: str) -> None:
         """Stop what still runs, wait until nothing is left, close the pipes. Cancellation does not cut this short."""
-        cancelled = False
         if self._control_open:
             self._control_open = False
             os.close(self._pipes.control)
-        while not self.ended.done():
-            try:
-                await asyncio.wait([self.ended])
-            except asyncio.CancelledError:
-                cancelled = True
+        await to_the_end(self._emptied(token))
+
+    async def _emptied(self, token: str) -> None:
+        await asyncio.wait([self.ended])
         if not self._all_gone():
             process_tree.send(process_tree.with_token(token), signal.SIGKILL)
         self._close()
-        if cancelled:
-            raise asyncio.CancelledError
 
     def result(self, backend: str, timed_out: bool, duration_ms: int) -> TaskResult:
         if self._failure is not None:

@@ -50,10 +50,14 @@ def migrate_blocking(url: str, target: str = "head") -> str:
         with engine.connect() as connection:
             connection.exec_driver_sql(f"select pg_advisory_lock({_MIGRATOR_LOCK})")
             connection.commit()
-            _require_same_steps(connection)
-            _move(connection, target)
-            _remember_steps(connection)
-            return _revision_of(connection)
+            config = _config(connection)
+            steps = ScriptDirectory.from_config(config)
+            current = _revision_of(connection)
+            _require_same_steps(connection, steps, current)
+            _move(config, steps, current, target)
+            reached = _revision_of(connection)
+            _remember_steps(connection, steps, reached)
+            return reached
     except (SQLAlchemyError, psycopg.Error, CommandError) as error:
         raise MigrationFailed(_told(getattr(error, "orig", None) or error)) from error
     finally:
@@ -85,12 +89,10 @@ def _config(connection: Connection) -> Config:
     return config
 
 
-def _require_same_steps(connection: Connection) -> None:
+def _require_same_steps(connection: Connection, steps: ScriptDirectory, current: str) -> None:
     """Raises MigrationFailed where the steps that made this schema were not those that are here."""
-    current = _revision_of(connection)
     if current == _NOTHING:
         return
-    steps = ScriptDirectory.from_config(_config(connection))
     if current not in {step.revision for step in steps.walk_revisions()}:
         # A newer version's: what becomes of it is told by the move.
         return
@@ -103,11 +105,9 @@ def _require_same_steps(connection: Connection) -> None:
         )
 
 
-def _remember_steps(connection: Connection) -> None:
+def _remember_steps(connection: Connection, steps: ScriptDirectory, current: str) -> None:
     """Beside the revision stands what made it: a step that is changed after it was taken would never be noticed."""
-    current = _revision_of(connection)
-    digest = _digest(ScriptDirectory.from_config(_config(connection)), current)
-    connection.exec_driver_sql(f"comment on table alembic_version is '{digest}'")
+    connection.exec_driver_sql(f"comment on table alembic_version is '{_digest(steps, current)}'")
     connection.commit()
 
 
@@ -120,10 +120,8 @@ def _digest(steps: ScriptDirectory, revision: str) -> str:
     return f"steps {digest.hexdigest()}"
 
 
-def _move(connection: Connection, target: str) -> None:
-    config = _config(connection)
-    current = _revision_of(connection)
-    if _is_behind(ScriptDirectory.from_config(config), target, current):
+def _move(config: Config, steps: ScriptDirectory, current: str, target: str) -> None:
+    if _is_behind(steps, target, current):
         log.info("migrating_down", current=current, target=target)
         command.downgrade(config, target)
     else:

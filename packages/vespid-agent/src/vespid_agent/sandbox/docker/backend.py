@@ -122,7 +122,7 @@ class DockerBackend:
         desktop = "Docker Desktop" in str(about.get("OperatingSystem"))
         self._binds = self._engine.endpoint.is_local and not remapped
         if self._prepared and self._binds and not desktop and sys.platform == "linux":
-            self._pool = self._pool or Pool(self._make_prepared, self._drop, self._slots, self._prepared)
+            self._pool = self._pool or Pool(self._make_prepared, self._remove, self._slots, self._prepared)
         notes = [
             f"engine {about.get('ServerVersion')} at {self._engine.endpoint}, cgroup v{about.get('CgroupVersion', 1)}"
         ]
@@ -245,17 +245,9 @@ class DockerBackend:
             container = await Container.make(self._engine, profile, self._owner, token, mount)
             await container.start()
         except BaseException:
-            await to_the_end(self._drop(Container(self._engine, token)))
+            await to_the_end(self._remove(Container(self._engine, token)))
             raise
         return container
-
-    async def _drop(self, container: Container) -> None:
-        """Remove a container without a task."""
-        try:
-            await container.remove()
-        except (EngineError, EngineUnreachable):
-            self._left.add(container.token)
-        self._ours.discard(container.token)
 
     async def _run(self, container: Container, task: ShellTask, on_output: OnOutput) -> TaskResult:
         captures: dict[Stream, OutputCapture] = {
@@ -295,10 +287,12 @@ class DockerBackend:
             container.streams.close()
             await asyncio.wait([reading])
 
-    async def _remove(self, container: Container, work: Work) -> None:
+    async def _remove(self, container: Container, work: Work | None = None) -> None:
+        """What cannot be removed now is, before the next task. `work` None: it had no task yet."""
         try:
             await container.remove()
-            await work.remove()
+            if work is not None:
+                await work.remove()
         except (EngineError, EngineUnreachable):
             self._left.add(container.token)
         self._ours.discard(container.token)
