@@ -78,6 +78,7 @@ async def test_a_run_created_twice_is_one_run_with_one_first_step(house: House, 
     first, second = await create(house, run), await create(house, run)
     assert first.step is not None
     assert (second.outcome, second.step) == ("created", None)
+    assert not await ground.is_due(run.id)
     assert await history(ground, run) == ["run_started", "node_started", "node_dispatched"]
 
 
