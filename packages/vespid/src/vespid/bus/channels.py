@@ -1,6 +1,6 @@
 """Names of the channels that processes publish to, so that both ends spell them alike."""
 
-from vespid_protocol.ids import OrgId, ProcessId, RunId
+from vespid_protocol.ids import OrgId, ProcessId, RunId, SessionId
 
 # Every edge listens: orders about executors whose edge the sender does not know (`messages.CancelOrder`).
 EDGES = "edges"
@@ -10,6 +10,9 @@ FEED = "feed"
 
 # Wake queue of pending executions that a worker runs itself.
 CLOUD_QUEUE = "cloud-executions"
+
+# Wake queue of sessions (`session_item`) with a turn that wants a host.
+TURN_QUEUE = "session-turns"
 
 
 def presence_channel(process_id: ProcessId) -> str:
@@ -31,3 +34,19 @@ def parse_run_item(item: str) -> tuple[OrgId, RunId]:
     """The organization and the run that `run_item` named."""
     org_id, _, run_id = item.partition("/")
     return OrgId(org_id), RunId(run_id)
+
+
+def session_channel(session_id: str) -> str:
+    """Where a session's news is told (`session_news`)."""
+    return f"session:{session_id}"
+
+
+def session_item(org_id: str, session_id: str) -> str:
+    """A session in a wake queue."""
+    return f"{org_id}/{session_id}"
+
+
+def parse_session_item(item: str) -> tuple[OrgId, SessionId]:
+    """The organization and the session that `session_item` named."""
+    org_id, _, session_id = item.partition("/")
+    return OrgId(org_id), SessionId(session_id)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId
+from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId, SessionId
 
 
 class Message(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, tag_field="t"):
@@ -101,6 +101,33 @@ class CapacityReported(Message, frozen=True, tag="reported"):
     nonce: str
 
 
+class CancelTurn(Message, frozen=True, tag="cancelTurn"):
+    """To every edge: send `session_cancel` to the executor that has this turn."""
+
+    request_id: RequestId
+    session_id: SessionId
+    org_id: OrgId
+    executor_id: ExecutorId
+
+
+class TextWanted(Message, frozen=True, tag="textWanted"):
+    """To the edge whose socket a running turn is on: how far is its text?"""
+
+    session_id: SessionId
+    request_id: RequestId
+    reply_to: ProcessId
+
+
+class TextSoFar(Message, frozen=True, tag="text"):
+    """From that edge. What came meanwhile as `session_news.Delta` overlaps; offsets tell by how much."""
+
+    session_id: SessionId
+    request_id: RequestId
+    user_seq: int
+    turn_epoch: int
+    text: str
+
+
 class FeedHint(Message, frozen=True, tag="feed"):
     """To every process: `control_feed` has a new row; read it now instead of at the next poll."""
 
@@ -118,6 +145,9 @@ AnyMessage = (
     | ResultReady
     | ReportCapacity
     | CapacityReported
+    | CancelTurn
+    | TextWanted
+    | TextSoFar
     | FeedHint
 )
 
