@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vespid_protocol.text import clean_text
 from vespid_runtime.memory.passages import Passage, passages
 from vespid_runtime.memory.query import Query, Term, parse_query
 from vespid_runtime.memory.tokens import identifier_parts, tokenize
@@ -111,7 +112,7 @@ class MemoryIndex:
         return [_Hit(*row) for row in rows]
 
     def _add(self, path: str, content: str) -> None:
-        for passage in passages(content):
+        for passage in passages(clean_text(content)[0]):
             text = "\n".join(passage.lines)
             cursor = self._database.execute(
                 "INSERT INTO shown (path, line_start, text) VALUES (?, ?, ?)", (path, passage.line_start, text)

@@ -150,8 +150,14 @@ class MemoryWorkspace:
         left_out: list[MemoryRefused] = []
         beyond: set[str] = set()
         names: dict[str, str] = {}
-        total = 0
+        total, is_full = 0, False
         for path in self._sizes():
+            if len(documents) == DOCUMENTS_MAX:  # of the rest, however much it is, the first is told
+                if not is_full:
+                    left_out.append(_too_many(path))
+                    is_full = True
+                beyond.add(path)
+                continue
             try:
                 content = self.read(path)
                 if content is None:  # gone since it was listed
@@ -212,9 +218,13 @@ def _check_limits(path: str, count: int, size: int, total: int) -> None:
     if size > DOCUMENT_MAX_BYTES:
         raise _too_large(path)
     if count > DOCUMENTS_MAX:
-        raise MemoryRefused("path", f"{path} is one too many: a memory has at most {DOCUMENTS_MAX} documents")
+        raise _too_many(path)
     if total > TOTAL_MAX_BYTES:
         raise MemoryRefused("content", f"with {path} the memory would be larger than {TOTAL_MAX_BYTES} bytes")
+
+
+def _too_many(path: str) -> MemoryRefused:
+    return MemoryRefused("path", f"{path} is one too many: a memory has at most {DOCUMENTS_MAX} documents")
 
 
 def _too_large(path: str) -> MemoryRefused:
