@@ -14,6 +14,7 @@ from vespid.bus.errors import BusUnavailable
 from vespid.bus.messages import CapacityReported, ReportCapacity
 from vespid.dispatch import partitions as module
 from vespid.dispatch.partitions import Partitions
+from vespid.store.turns import LiveTurn, Pool
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId, new_id
 
 ORG, OTHER = OrgId(new_id()), OrgId(new_id())
@@ -27,6 +28,7 @@ class World:
 
     gateways: list[ProcessId] = field(default_factory=list)
     leases: list[SimpleNamespace] = field(default_factory=list)
+    turns: list[LiveTurn] = field(default_factory=list)
     away: bool = False
     cold: set[OrgId | None] = field(default_factory=set)
     rebuilt: list[tuple[OrgId | None, list[LeasedRow]]] = field(default_factory=list)
@@ -78,6 +80,9 @@ class World:
         row = {"request_id": f"r{number:03}", "organization_id": UUID(org), "executor_id": "x", "pool": pool}
         self.leases.append(SimpleNamespace(**row))
 
+    def turn(self, number: int, org: OrgId, pool: Pool = "byon") -> None:
+        self.turns.append(LiveTurn(UUID(int=number), RequestId(f"t{number:03}"), UUID(org), pool, UUID(int=0)))
+
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
@@ -86,7 +91,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     async def live_gateways(_db: object) -> list[ProcessId]:
         return world.gateways
 
+    async def live_turns(_db: object, after: UUID, most: int) -> list[LiveTurn]:
+        return [row for row in world.turns if row.session_id > after][:most]
+
     monkeypatch.setattr(module, "live_gateways", live_gateways)
+    monkeypatch.setattr(module, "live_turns", live_turns)
     # Longer than any test: nothing here goes on for want of patience.
     monkeypatch.setattr(module, "REPORTS_S", 1_000.0)
     return world
@@ -163,6 +172,21 @@ async def test_leases_are_read_page_by_page(
     await partitions.warm(ORG)
     ((_, rows),) = world.rebuilt
     assert requests(rows) == [f"r{number:03}" for number in range(9)]
+
+
+@pytest.mark.promise("P9")
+async def test_turns_of_sessions_take_room_like_requests(
+    world: World, partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LEASE_PAGE", 2)
+    world.lease(1, ORG)
+    for number in (2, 3, 4):
+        world.turn(number, ORG)
+    world.turn(5, OTHER)
+    world.turn(6, OTHER, "managed")
+    await partitions.warm(ORG)
+    await partitions.warm(None)
+    assert [requests(rows) for _, rows in world.rebuilt] == [["r001", "t002", "t003", "t004"], ["t006"]]
 
 
 @pytest.mark.promise("P9")

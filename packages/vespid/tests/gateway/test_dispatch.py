@@ -418,7 +418,7 @@ async def test_an_offer_whose_reservation_has_expired_is_not_taken_up_beyond_the
 async def test_a_lost_offer_is_made_to_another_executor(
     fleet: Fleet, gateway: Gateway, org: OrgId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "OFFER_ANSWER_S", 0.05)
+    monkeypatch.setattr(dispatch, "OFFER_ANSWER_S", 0.5)
     executors = [await fleet.ground.executor(org) for _ in range(2)]
     scripted = {executor.id: await fleet.join(gateway, executor) for executor in executors}
     mail = gateway.service.house.mail

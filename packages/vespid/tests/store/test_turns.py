@@ -8,10 +8,11 @@ import asyncpg
 import msgspec
 import pytest_asyncio
 from tests.support.ground import Ground, Lease
+from tests.support.talk import Talk as Written
 
 from vespid.store import sessions
 from vespid.store.pool import Database
-from vespid.store.sessions import EngineChoice, MessageSender, NewMessage, NewSession, Sent, SessionRow
+from vespid.store.sessions import MessageSender
 from vespid.store.turns import (
     Attach,
     ChangedDocument,
@@ -24,41 +25,17 @@ from vespid.store.turns import (
     TurnFinished,
     TurnStore,
 )
-from vespid_protocol.ids import OrgId, SessionId, new_id, turn_request_id
-
-REQUIREMENT = msgspec.Raw(b'{"kind":"agent.run","engine":"vespid.echo.v1"}')
+from vespid_protocol.ids import OrgId, turn_request_id
 
 
-class Talk:
+class Talk(Written):
     """One session of one organization, and a connected host."""
 
     def __init__(
         self, ground: Ground, db: Database, turns: TurnStore, sender: MessageSender, org: OrgId, host: Lease
     ) -> None:
-        self.ground, self.db, self.turns, self.sender, self.org, self.host = ground, db, turns, sender, org, host
-        self.id = SessionId(new_id())
-
-    async def create(self, **others: object) -> SessionRow:
-        fields = {
-            "org": self.org,
-            "id": self.id,
-            "user_id": None,
-            "session_key": f"agent:main:org:{self.org}:scope:main",
-            "scope": "main",
-            "requirement": REQUIREMENT,
-            "engine": EngineChoice(id="vespid.echo.v1"),
-            "turn_timeout_ms": 60_000,
-        }
-        async with self.db.tenant(self.org) as connection:
-            row, _ = await sessions.create_session(connection, NewSession(**{**fields, **others}))  # type: ignore[arg-type]
-        self.id = SessionId(str(row.id))
-        return row
-
-    async def send(self, text: str = "hello", **others: object) -> Sent:
-        payload = msgspec.Raw(json.dumps({"message": text}).encode())
-        return await self.sender.send(
-            NewMessage(**{"org": self.org, "session": self.id, "user": None, "payload": payload, **others})  # type: ignore[arg-type]
-        )
+        super().__init__(db, sender, org)
+        self.ground, self.turns, self.host = ground, turns, host
 
     async def lease(
         self, seq: int, epoch: int = 1, to: Lease | None = None, have: HostCopy | None = None
@@ -115,10 +92,6 @@ class Talk:
             **others,  # type: ignore[arg-type]
         )
         return (await self.turns.lose(loss)).outcome
-
-    async def events(self) -> list[tuple[int, str]]:
-        async with self.db.tenant(self.org) as connection:
-            return [(row.seq, row.event_type) for row in await sessions.list_events(connection, UUID(self.id), 0, 1000)]
 
     async def another_host(self, **how: object) -> Lease:
         executor = await self.ground.executor(self.org, **how)  # type: ignore[arg-type]

@@ -108,6 +108,8 @@ class CancelTurn(Message, frozen=True, tag="cancelTurn"):
     session_id: SessionId
     org_id: OrgId
     executor_id: ExecutorId
+    # It has ended in Postgres: whatever the executor still does about it, its room is free.
+    is_over: bool = False
 
 
 class TextWanted(Message, frozen=True, tag="textWanted"):

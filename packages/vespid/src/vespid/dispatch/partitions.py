@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
+from uuid import UUID
 
 import structlog
 
@@ -20,6 +21,7 @@ from vespid.store.connections import live_gateways
 from vespid.store.executions import ExecutionStore
 from vespid.store.failure import STORE_FAILED
 from vespid.store.pool import Database
+from vespid.store.turns import live_turns
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId, new_id
 
 log = structlog.get_logger("vespid.dispatch.partitions")
@@ -168,8 +170,22 @@ class Partitions:
                 if row.pool == "managed" and None in wanted:
                     found[None].append(leased)
             if len(page) < _LEASE_PAGE:
-                return as_of_ms, found
+                break
             after = page[-1].request_id
+        # A session's turn takes room like any other request.
+        session = UUID(int=0)
+        while True:
+            turns = await live_turns(self._db, session, _LEASE_PAGE)
+            for turn in turns:
+                owner = OrgId(str(turn.organization_id))
+                leased = LeasedRow(turn.request_id, owner, ExecutorId(str(turn.executor_id)), turn.pool)
+                if owner in wanted:
+                    found[owner].append(leased)
+                if turn.pool == "managed" and None in wanted:
+                    found[None].append(leased)
+            if len(turns) < _LEASE_PAGE:
+                return as_of_ms, found
+            session = turns[-1].session_id
 
 
 async def _drop(_handed: Iterable[Next]) -> None:

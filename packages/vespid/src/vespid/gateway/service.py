@@ -6,10 +6,11 @@ from collections.abc import Callable
 import structlog
 from aiohttp import web
 
-from vespid.bus.messages import Offer, OfferAnswered, OfferRefused, ResultReady, Withdrawn
+from vespid.bus.messages import Offer, OfferAnswered, OfferRefused, ResultReady, TextWanted, Withdrawn
 from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.house import House, own_or_borrowed
 from vespid.gateway.brain.dispatch import Dispatcher
+from vespid.gateway.brain.placing import Placing
 from vespid.gateway.brain.secret_courier import SecretCourier
 from vespid.gateway.brain.waiters import Waiters
 from vespid.gateway.edge.desk import EdgeDesk
@@ -21,12 +22,14 @@ from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.socket import ExecutorSockets
 from vespid.gateway.edge.streams import Streams
 from vespid.gateway.edge.tokens import Tokens
+from vespid.gateway.edge.turns import Turns, is_turn
 from vespid.gateway.edge.wheel import Wheel
 from vespid.gateway.internal import BODY_MAX_BYTES, InternalHttp, envelope
 from vespid.security.envelope import Keyring
 from vespid.service import Stack
 from vespid.settings import GatewaySettings
 from vespid.store.secrets import SecretResolver
+from vespid.store.turns import TurnStore
 from vespid.tasks import Tasks
 
 log = structlog.get_logger("vespid.gateway.service")
@@ -62,10 +65,21 @@ class GatewayService:
         grants = Grants(
             self.house, self.registry, results, SecretResolver(self.house.db, keyring), handover, self._tasks
         )
-        desk = EdgeDesk(self.house, settings, self.registry, grants, results, streams, self._tasks)
+        self._turn_store = TurnStore(self.house.db)
+        self._turns = Turns(
+            self.house,
+            self.registry,
+            self._turn_store,
+            results,
+            SecretResolver(self.house.db, keyring),
+            self._tasks,
+            payload_max_chars=settings.remote_event_payload_max_chars,
+            managed_tools=settings.session_managed_tools,
+        )
+        desk = EdgeDesk(self.house, settings, self.registry, grants, results, streams, self._turns, self._tasks)
         tokens = Tokens(self.house.db, self.registry, self._tasks)
         self._sockets = ExecutorSockets(self.house, settings, self.registry, desk, tokens, self._wheel)
-        self._orders = Orders(self.house, self.registry, tokens, self._tasks)
+        self._orders = Orders(self.house, self.registry, tokens, self._turns, self._tasks)
         self._waiters = Waiters(self.house.executions)
         self._courier = SecretCourier(self.house, handover, settings.gateway_service_token)
         dispatcher = Dispatcher(self.house, self._waiters, self._courier, keep_ms=keep_ms)
@@ -73,7 +87,8 @@ class GatewayService:
         self._feed = ControlFeed(self.house.db, self.house.fanout, poll_s=settings.feed_poll_ms / 1000)
         self._feed.listen(self._orders.read)
         inbox = self.house.inbox
-        inbox.handle(Offer, grants.offered)
+        inbox.handle(Offer, lambda offer: (self._turns if is_turn(offer.request_id) else grants).offered(offer))
+        inbox.handle(TextWanted, self._turns.text_wanted)
         inbox.handle(Withdrawn, self.registry.withdrawn)
         inbox.handle(OfferRefused, self._waiters.refused)
         inbox.handle(OfferAnswered, self._waiters.answered)
@@ -82,11 +97,14 @@ class GatewayService:
         self._stack = Stack(
             [
                 own_or_borrowed(self.house, borrowed=house is not None),
+                self._turn_store,
                 self._feed,
                 self._orders,
+                self._turns,
                 self._wheel,
                 self._waiters,
                 self._courier,
+                *([Placing(self.house, self._turn_store)] if settings.role in ("brain", "all") else []),
                 _Http(settings, self._app),
             ]
         )

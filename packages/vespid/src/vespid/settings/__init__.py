@@ -313,6 +313,12 @@ class GatewaySettings(RunSettings, frozen=True, kw_only=True):
     session_memory_root: Annotated[str, Setting("SESSION_MEMORY_ROOT", "Folder of the markdown memory workspaces.")] = (
         "/tmp/vespid-memory"  # noqa: S108
     )
+    session_managed_tools: Annotated[
+        tuple[str, ...],
+        Setting(
+            "SESSION_MANAGED_TOOLS", "Tools that sessions on managed hosts may use: names or patterns, with commas."
+        ),
+    ] = ("memory.*",)
     heartbeat_ms: Annotated[
         int,
         Setting(

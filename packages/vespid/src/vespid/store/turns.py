@@ -330,9 +330,10 @@ class TurnStore:
         """Act on turns whose time has come. A full batch means that there may be more."""
         return [SweptTurn(**row) for row in await self._db.fetch_system(QUERIES.sweep_turns, most)]
 
-    async def live(self, after: UUID, most: int) -> list[LiveTurn]:
-        """A page of the turns that are with hosts, by session id."""
-        return [LiveTurn(**row) for row in await self._db.fetch_system(QUERIES.live_turns, after, most)]
+
+async def live_turns(db: Database, after: UUID, most: int) -> list[LiveTurn]:
+    """A page of the turns that are with hosts, by session id."""
+    return [LiveTurn(**row) for row in await db.fetch_system(QUERIES.live_turns, after, most)]
 
 
 def _session_of(item: LeaseTurn | FinishTurn | AppendTurnEvents | LoseTurn) -> str:

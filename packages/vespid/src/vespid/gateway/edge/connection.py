@@ -12,15 +12,17 @@ import structlog
 from prometheus_client import Counter
 
 from vespid.domain.selector import Pool
+from vespid.gateway.edge.hosted_turn import HostedTurn
 from vespid.gateway.edge.inflight import InFlight
 from vespid.gateway.edge.transport import Transport
 from vespid.gateway.edge.wheel import Wheel
+from vespid.store.turns import HostCopy
 from vespid_protocol import effects as fx
 from vespid_protocol.codec import encode
 from vespid_protocol.connection import Event
-from vespid_protocol.frames import Execute, ExecuteEvent, ExecuteResult, Hello, Welcome
+from vespid_protocol.frames import Execute, ExecuteEvent, ExecuteResult, GatewayFrame, Hello, Welcome
 from vespid_protocol.gateway_peer import GatewayPeer
-from vespid_protocol.ids import ExecutorId, OrgId, RequestId
+from vespid_protocol.ids import ExecutorId, OrgId, RequestId, SessionId
 
 log = structlog.get_logger("vespid.gateway.edge.connection")
 
@@ -34,6 +36,7 @@ class Desk(Protocol):
     def declined(self, connection: "Connection", request_id: RequestId, lease_epoch: int | None) -> None: ...
     def progress(self, connection: "Connection", frame: ExecuteEvent, lease_epoch: int | None) -> None: ...
     def result(self, connection: "Connection", frame: ExecuteResult, lease_epoch: int | None) -> None: ...
+    def session(self, connection: "Connection", frame: fx.SessionReply) -> None: ...
     def not_taken(self, connection: "Connection") -> None: ...
     def routable_changed(self, connection: "Connection", *, is_draining: bool) -> None: ...
     def over(self, connection: "Connection") -> None: ...
@@ -49,11 +52,14 @@ class Connection:
         "announced",
         "capacity",
         "connection_epoch",
+        "copies",
         "cordoned",
         "desk",
         "executor_id",
+        "granting",
         "in_flight",
         "is_over",
+        "journal_id",
         "name",
         "org_id",
         "paused_until_ms",
@@ -63,6 +69,7 @@ class Connection:
         "token_sha256",
         "token_until_ms",
         "transport",
+        "turns",
         "wheel",
     )
 
@@ -94,6 +101,13 @@ class Connection:
         self.wheel = wheel
         self.desk = desk
         self.in_flight: dict[RequestId, InFlight] = {}
+        self.turns: dict[RequestId, HostedTurn] = {}
+        # Leases that are being committed for it, so that the capacity counts them.
+        self.granting = 0
+        # What its host has of which sessions, as far as this edge knows.
+        self.copies: dict[SessionId, HostCopy] = {}
+        # The journal that it had the last time, as Postgres knows it.
+        self.journal_id: str | None = None
         # Not routable before this moment (monotonic ms): it did not take its work.
         self.paused_until_ms = 0
         # What it was let in by, and, once that was rotated, until when (monotonic ms) it is good.
@@ -122,6 +136,11 @@ class Connection:
     def routable(self) -> bool:
         """Whether Redis may propose it for new work."""
         return self.peer.routable and not self.cordoned and not self.is_over and self.now_ms >= self.paused_until_ms
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be leased to it."""
+        return len(self.in_flight) + len(self.turns) + self.granting < self.capacity
 
     # --- what happens to it ------------------------------------------------------------------------------------------
 
@@ -183,6 +202,14 @@ class Connection:
 
     def cancel(self, request_id: str, reason: str) -> None:
         self._carry_out(self.peer.cancel(request_id, reason))
+
+    def forward(self, frame: GatewayFrame) -> None:
+        """Send a frame about a session."""
+        self._carry_out(self.peer.forward(frame))
+
+    def probe(self) -> None:
+        """Ask whether it lives, out of turn."""
+        self._probe(fx.Probe())
 
     def drain(self, after_ms: int, reason: str) -> None:
         self._carry_out(self.peer.drain(after_ms, reason))
@@ -250,11 +277,7 @@ class Connection:
         self.desk.routable_changed(self, is_draining=True)
 
     def _session(self, effect: fx.Session) -> None:
-        # No session was opened on this socket, so nobody owns what it says of one; a turn's end is acknowledged so
-        # that the agent forgets it.
-        FRAMES_ODD.labels("session_unowned").inc()
-        if type(effect.frame).__name__ in ("TurnFinal", "TurnError"):
-            self.ack(RequestId(effect.frame.request_id))
+        self.desk.session(self, effect.frame)
 
     def _ignore(self, _effect: fx.Effect) -> None:
         """`received` stops the peer's accept timer; it is persisted with the next event, or never."""

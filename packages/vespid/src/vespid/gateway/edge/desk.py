@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import structlog
@@ -17,12 +18,25 @@ from vespid.gateway.edge.inflight import InFlight
 from vespid.gateway.edge.registry import Registry
 from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.streams import Streams
+from vespid.gateway.edge.turns import Turns, is_turn
 from vespid.settings import GatewaySettings
 from vespid.store.connections import HeldLease, HelloItem, disconnect, hello, is_revoked, set_draining
 from vespid.store.failure import STORE_AWAY
 from vespid.tasks import Tasks
+from vespid_protocol import effects as fx
 from vespid_protocol.connection import Event
-from vespid_protocol.frames import PROTOCOL_VERSION, ExecuteEvent, ExecuteResult, Hello, Welcome
+from vespid_protocol.frames import (
+    PROTOCOL_VERSION,
+    ExecuteEvent,
+    ExecuteResult,
+    Hello,
+    SessionOpened,
+    TurnDelta,
+    TurnError,
+    TurnEvent,
+    TurnFinal,
+    Welcome,
+)
 from vespid_protocol.gateway_peer import Strikes
 from vespid_protocol.ids import ExecutorId, OrgId, RequestId
 
@@ -45,6 +59,7 @@ class EdgeDesk:
         grants: Grants,
         results: Results,
         streams: Streams,
+        turns: Turns,
         tasks: Tasks,
     ) -> None:
         self._house = house
@@ -53,6 +68,7 @@ class EdgeDesk:
         self._grants = grants
         self._results = results
         self._streams = streams
+        self._turns = turns
         self._tasks = tasks
         # Executors that did not take their work, across connections; the longest unheard of first.
         self._strikes: OrderedDict[ExecutorId, Strikes] = OrderedDict()
@@ -74,6 +90,9 @@ class EdgeDesk:
 
     def result(self, connection: Connection, frame: ExecuteResult, lease_epoch: int | None) -> None:
         self._results.came(connection, frame, lease_epoch)
+
+    def session(self, connection: Connection, frame: fx.SessionReply) -> None:
+        _SESSION_FRAMES[type(frame)](self._turns, connection, frame)
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
@@ -149,6 +168,8 @@ class EdgeDesk:
             connection.attach(self._welcome(connection))
         for lease in leases:
             await self._reconcile(connection, lease)
+        if is_first:
+            await self._attach_turns(connection, said)
         if is_first and connection.paused_until_ms > connection.now_ms:
             connection.wheel.plan(connection, connection.paused_until_ms)
         self._registry.report(connection)
@@ -174,6 +195,13 @@ class EdgeDesk:
             elif lease.run_id is not None:
                 self._house.stepper.wake(org_id, str(lease.run_id))
 
+    async def _attach_turns(self, connection: Connection, said: Hello) -> None:
+        try:
+            await self._turns.attach(connection, said)
+        except STORE_AWAY as error:
+            # Its turns are found by their deadlines, or by what the host says of them.
+            log.warning("turns_not_attached", executor_id=connection.executor_id, error=repr(error))
+
     async def _drain(self, connection: Connection) -> None:
         try:
             await set_draining(self._house.db, connection.executor_id, connection.connection_epoch)
@@ -188,6 +216,8 @@ class EdgeDesk:
         except STORE_AWAY as error:
             # Its edge is this process: when its lease passes, or at its next connection, it is put right.
             log.warning("disconnect_not_noted", executor_id=connection.executor_id, error=repr(error))
+        # Behind it: who is looked for now must not be found here.
+        self._turns.over(connection)
 
     def _welcome(self, connection: Connection) -> Welcome:
         settings = self._settings
@@ -234,7 +264,16 @@ def _item(connection: Connection, said: Hello, *, reconciles: bool) -> HelloItem
         protocol_version=PROTOCOL_VERSION if said.speaks_v2 else 1,
         instance_id=said.instance_id,
         journal_id=said.journal_id,
-        in_flight=(said.in_flight or ()) if reconciles else None,
-        unacked=said.unacked or (),
+        in_flight=[held for held in said.in_flight or () if not is_turn(held.request_id)] if reconciles else None,
+        unacked=[request for request in said.unacked or () if not is_turn(request)],
         capabilities={} if can is None else msgspec.to_builtins(can),
     )
+
+
+_SESSION_FRAMES: dict[type, Callable[[Turns, Connection, Any], None]] = {
+    SessionOpened: Turns.opened,
+    TurnDelta: Turns.delta,
+    TurnEvent: Turns.event,
+    TurnFinal: Turns.ended,
+    TurnError: Turns.ended,
+}

@@ -60,8 +60,6 @@ class Grants:
         self._resolver = resolver
         self._handover = handover
         self._tasks = tasks
-        # Grants under way per connection, so that the capacity counts them.
-        self._granting: dict[Connection, int] = {}
         # Leases whose reservation is not confirmed yet, and what confirms those that are still out by then.
         self._unconfirmed: list[tuple[Connection, InFlight]] = []
         self._confirming: asyncio.TimerHandle | None = None
@@ -102,7 +100,7 @@ class Grants:
             log.warning("grant_unsettled", request_id=offer.request_id, error=repr(error))
 
     async def _grant(self, connection: Connection, offer: Offer) -> Granted | NotGranted:
-        self._granting[connection] = self._granting.get(connection, 0) + 1
+        connection.granting += 1
         try:
             return await self._house.executions.grant(
                 Grant(
@@ -115,11 +113,7 @@ class Grants:
             )
         finally:
             # A granted one is in flight before anybody else has his turn, so it is never counted twice.
-            left = self._granting[connection] - 1
-            if left:
-                self._granting[connection] = left
-            else:
-                del self._granting[connection]
+            connection.granting -= 1
 
     async def _is_reserved(self, offer: Offer) -> bool:
         """Whether the room is still set aside: an offer that was long on its way may have lost it to somebody else.
@@ -141,12 +135,7 @@ class Grants:
         return False
 
     def _has_room(self, connection: Connection, offer: Offer) -> bool:
-        taken = len(connection.in_flight) + self._granting.get(connection, 0)
-        return (
-            connection.connection_epoch == offer.connection_epoch
-            and connection.routable
-            and taken < connection.capacity
-        )
+        return connection.connection_epoch == offer.connection_epoch and connection.routable and connection.has_room
 
     async def _granted(self, connection: Connection, offer: Offer, granted: Granted) -> None:
         GRANTS.labels("granted").inc()

@@ -6,11 +6,12 @@ import structlog
 from vespid.bus import messages
 from vespid.bus.channels import EDGES
 from vespid.bus.errors import BusError
-from vespid.bus.messages import CancelOrder, CapacityReported, ReportCapacity, Superseded
+from vespid.bus.messages import CancelOrder, CancelTurn, CapacityReported, ReportCapacity, Superseded
 from vespid.dispatch.house import House
 from vespid.gateway.edge.desk import superseded_by
 from vespid.gateway.edge.registry import Registry
 from vespid.gateway.edge.tokens import Tokens
+from vespid.gateway.edge.turns import Turns
 from vespid.store.connections import FeedRow, revoke_leases
 from vespid.store.failure import STORE_AWAY
 from vespid.tasks import Tasks
@@ -32,10 +33,11 @@ _decode_tags = msgspec.json.Decoder(_Tags).decode
 class Orders:
     """A Service while it listens to the channel of all edges; the feed is handed in row by row."""
 
-    def __init__(self, house: House, registry: Registry, tokens: Tokens, tasks: Tasks) -> None:
+    def __init__(self, house: House, registry: Registry, tokens: Tokens, turns: Turns, tasks: Tasks) -> None:
         self._house = house
         self._registry = registry
         self._tokens = tokens
+        self._turns = turns
         self._tasks = tasks
         self._leave: object = None
 
@@ -59,6 +61,8 @@ class Orders:
             return
         if isinstance(message, CancelOrder):
             self._cancel(message)
+        elif isinstance(message, CancelTurn):
+            self._turns.cancel(message)
         elif isinstance(message, Superseded):
             self._supersede(message)
         elif isinstance(message, ReportCapacity):
@@ -103,6 +107,7 @@ class Orders:
             for socket in self._registry.sockets_of(executor_id):
                 socket.end(Event.REVOKED, "this agent was revoked")
             self._tasks.start(self._revoke(executor_id))
+            self._tasks.start(self._turns.revoked(executor_id))
         elif row.kind == "executor_token_rotated":
             self._tokens.rotated(executor_id)
         elif connection is not None and row.kind == "executor_tags":

@@ -97,7 +97,7 @@ class Results:
             RESULTS.labels(finished.outcome).inc()
             if finished.outcome == "stale":
                 # A newer connection, or a revoke: this socket says nothing that counts any more.
-                await self._let_go(connection)
+                await self.let_go(connection)
                 return
             connection.ack(request_id, lease_epoch)
         finally:
@@ -108,7 +108,8 @@ class Results:
                 del self._committing[connection]
         await self._after(connection, in_flight, finish, finished)
 
-    async def _let_go(self, connection: Connection) -> None:
+    async def let_go(self, connection: Connection) -> None:
+        """End a socket whose word does not count: a newer one stands, or its executor is revoked."""
         try:
             revoked = await is_revoked(self._house.db, connection.executor_id)
         except STORE_AWAY:

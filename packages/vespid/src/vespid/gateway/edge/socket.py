@@ -172,6 +172,7 @@ class ExecutorSockets:
             self._desk,
             cordoned=begun.cordoned,
         )
+        connection.journal_id = begun.journal_id
         connection.token_sha256 = known.token_sha256
         connection.token_lasts(known.token_left_ms)
         connection.paused_until_ms = self._desk.paused_until(executor_id)

@@ -1,0 +1,272 @@
+"""Offers of turns become leases, leases become `session_open` and `session_turn`.
+
+As with executions: the lease is committed before the first byte is sent, and this edge is the last gate on its
+executor's capacity. A turn that this executor may not have goes back to whoever places turns.
+"""
+
+import asyncio
+
+import msgspec
+import structlog
+from prometheus_client import Counter
+
+from vespid.bus.channels import TURN_QUEUE, session_channel, session_item
+from vespid.bus.choice import Held, Reserved
+from vespid.bus.errors import BusError
+from vespid.bus.messages import Offer
+from vespid.bus.session_news import Moved, encode
+from vespid.dispatch.house import House, epoch_ms
+from vespid.dispatch.turn_wanted import wanted
+from vespid.domain.session_config import EngineRow, session_config
+from vespid.gateway.edge.connection import Connection
+from vespid.gateway.edge.grants import CONFIRM_AFTER_S, OFFER_FRESH_MS
+from vespid.gateway.edge.hosted_turn import HostedTurn
+from vespid.gateway.edge.registry import Registry
+from vespid.gateway.edge.turn_frames import Past, open_frames, turn_frame
+from vespid.security.envelope import EnvelopeError
+from vespid.store.failure import STORE_AWAY
+from vespid.store.secrets import SecretResolver, SecretsNotConfigured
+from vespid.store.turns import HostCopy, LeasedTurn, LeaseTurn, TurnStore
+from vespid.tasks import Tasks
+from vespid_protocol.codes import Code
+from vespid_protocol.frames import HistoryEntry, MemoryDocument, SessionOpen
+from vespid_protocol.ids import OrgId, SessionId, parse_turn_request_id
+from vespid_runtime.redaction import Redactor
+
+log = structlog.get_logger("vespid.gateway.edge.turn_leases")
+
+LEASES = Counter("vespid_turn_leases_total", "Offers of turns taken up by this edge, by outcome", ["outcome"])
+
+# What is asked for again at once would meet the same refusal.
+REPLACE_AFTER_S = 0.2
+
+_AWAY: tuple[type[Exception], ...] = (BusError, *STORE_AWAY)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class KeyUnavailable(Exception):
+    """The key of a managed session cannot be had; the message names its id, never a value."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Session(msgspec.Struct, frozen=True):
+    """The row of `sessions` in a lease, as much of it as the host is told."""
+
+    id: str
+    organization_id: str
+    session_key: str
+    routed_agent_id: str | None
+    engine: EngineRow
+    prompt_system: str | None
+    prompt_instructions: str | None
+    tools_allow: list[str]
+    limits: msgspec.Raw
+    generation: int
+    last_turn_seq: int
+    memory_version: int
+    event_seq: int
+
+
+_decode_session = msgspec.json.Decoder(_Session).decode
+_decode_history = msgspec.json.Decoder(tuple[HistoryEntry, ...]).decode
+_decode_memory = msgspec.json.Decoder(tuple[MemoryDocument, ...]).decode
+
+
+class TurnLeases:
+    """What this edge does with offers of turns."""
+
+    def __init__(
+        self,
+        house: House,
+        registry: Registry,
+        turns: TurnStore,
+        resolver: SecretResolver,
+        tasks: Tasks,
+        *,
+        managed_tools: tuple[str, ...],
+    ) -> None:
+        self._house = house
+        self._registry = registry
+        self._turns = turns
+        self._resolver = resolver
+        self._tasks = tasks
+        self._managed_tools = managed_tools
+
+    async def take(self, offer: Offer) -> tuple[Connection, HostedTurn, LeasedTurn] | None:
+        """Lease the offered turn; None where that is not to be, and whoever has to know has been told."""
+        connection = self._registry.get(offer.executor_id)
+        if connection is None or not self._has_room(connection, offer) or not await self._is_reserved(offer):
+            await self._refuse(offer)
+            return None
+        attempt = parse_turn_request_id(offer.request_id)
+        session_id = SessionId(attempt.session_id)
+        connection.granting += 1
+        try:
+            answer = await self._turns.lease(
+                LeaseTurn(
+                    org=offer.org_id,
+                    session=session_id,
+                    seq=attempt.event_seq,
+                    epoch=attempt.turn_epoch,
+                    executor=offer.executor_id,
+                    connection_epoch=offer.connection_epoch,
+                    edge=self._house.process_id,
+                    have=connection.copies.get(session_id),
+                )
+            )
+        except STORE_AWAY as error:
+            # Leased or not, the row knows: the next hello, or a deadline, settles it.
+            log.warning("turn_lease_unsettled", request_id=offer.request_id, error=repr(error))
+            return None
+        finally:
+            # What was leased is in `turns` before anybody else has his turn, so it is never counted twice.
+            connection.granting -= 1
+        if not isinstance(answer, LeasedTurn):
+            LEASES.labels(answer.outcome).inc()
+            await (self._refuse(offer) if answer.outcome == "refused" else self._release(offer))
+            return None
+        LEASES.labels("leased").inc()
+        session = _decode_session(answer.session)
+        turn = HostedTurn(
+            request_id=offer.request_id,
+            org_id=offer.org_id,
+            session_id=session_id,
+            seq=attempt.event_seq,
+            epoch=attempt.turn_epoch,
+            pool=connection.pool,
+            generation=session.generation,
+            memory_version=session.memory_version,
+        )
+        connection.turns[turn.request_id] = turn
+        self._house.fanout.publish(session_channel(session_id), encode(Moved(session.event_seq)))
+        asyncio.get_running_loop().call_later(CONFIRM_AFTER_S, self._confirm_if_open, connection, turn)
+        return connection, turn, answer
+
+    async def frames(self, connection: Connection, turn: HostedTurn, leased: LeasedTurn) -> list[SessionOpen]:
+        """The `session_open` frames that the host needs, none where its copy is good; `turn.frame` is what follows.
+
+        Raises KeyUnavailable.
+        """
+        session = _decode_session(leased.session)
+        key = None
+        if connection.pool == "managed" and session.engine.secret_id is not None:
+            key = await self._key(turn.org_id, session.engine.secret_id)
+            turn.redactor = Redactor([key])
+            turn.begin_anew()
+        config = session_config(
+            session.engine,
+            pool=connection.pool,
+            system=session.prompt_system,
+            instructions=session.prompt_instructions,
+            tools_allow=session.tools_allow,
+            limits=session.limits,
+            managed_tools=self._managed_tools,
+            api_key=key,
+        )
+        head = SessionOpen(
+            request_id=turn.request_id,
+            organization_id=turn.org_id,
+            session_id=turn.session_id,
+            session_key=session.session_key,
+            routed_agent_id=session.routed_agent_id,
+            user_id="" if leased.user_id is None else str(leased.user_id),
+            session_config=msgspec.Raw(_encode(config)),
+            history=(),
+            history_from=0,
+            history_seq=session.last_turn_seq,
+        )
+        turn.frame = turn_frame(head, turn.seq, leased.payload, leased.prior)
+        if leased.history is None:
+            return []
+        past = Past(
+            history=_decode_history(leased.history),
+            history_seq=session.last_turn_seq,
+            generation=session.generation,
+            memory=_decode_memory(leased.memory or b"[]"),
+        )
+        # From here on until it has answered, nobody knows what its copy is.
+        connection.copies.pop(turn.session_id, None)
+        peer = connection.peer
+        return open_frames(head, past, max_frame_bytes=peer.max_frame_bytes, is_base=not peer.speaks_v2)
+
+    def place_again(self, org_id: OrgId, session_id: SessionId, after_s: float = 0.0) -> None:
+        """Have somebody find another host."""
+        item = session_item(org_id, session_id)
+        if after_s:
+            asyncio.get_running_loop().call_later(after_s, self._house.mail.wake, TURN_QUEUE, item)
+        else:
+            self._house.mail.wake(TURN_QUEUE, item)
+
+    # --- inner -------------------------------------------------------------------------------------------------------
+
+    def _has_room(self, connection: Connection, offer: Offer) -> bool:
+        return connection.connection_epoch == offer.connection_epoch and connection.routable and connection.has_room
+
+    async def _is_reserved(self, offer: Offer) -> bool:
+        """Whether the room is still set aside: an offer that was long on its way may have lost it to somebody else.
+
+        The clocks are of two machines, so an age that looks odd only means that Redis is asked.
+        """
+        if abs(epoch_ms() - offer.reserved_at_ms) <= OFFER_FRESH_MS:
+            return True
+        try:
+            turn = await self._turns.look(offer.org_id, SessionId(parse_turn_request_id(offer.request_id).session_id))
+            if turn is None:
+                return False
+            choice = await self._house.scheduler.ask(wanted(offer.org_id, offer.request_id, turn), wait=False)
+        except _AWAY as error:
+            log.warning("old_offer_unsettled", request_id=offer.request_id, error=repr(error))
+            return False
+        return isinstance(choice, (Reserved, Held)) and choice.executor_id == offer.executor_id
+
+    async def _refuse(self, offer: Offer) -> None:
+        await self._release(offer)
+        session_id = SessionId(parse_turn_request_id(offer.request_id).session_id)
+        self.place_again(offer.org_id, session_id, REPLACE_AFTER_S)
+
+    async def _release(self, offer: Offer) -> None:
+        try:
+            await self._house.scheduler.forward(
+                await self._house.capacity.release(
+                    offer.request_id, offer.org_id, executor_id=offer.executor_id, only_unconfirmed=True
+                )
+            )
+        except BusError as error:
+            log.warning("release_postponed", request_id=offer.request_id, error=str(error))
+
+    def _confirm_if_open(self, connection: Connection, turn: HostedTurn) -> None:
+        if connection.turns.get(turn.request_id) is turn:
+            self._tasks.start(self._confirm(connection, turn))
+
+    async def _confirm(self, connection: Connection, turn: HostedTurn) -> None:
+        try:
+            handed = await self._house.capacity.confirm(turn.request_id, turn.org_id, connection.executor_id, turn.pool)
+            if turn.request_id not in connection.turns:
+                # It ended while this was on its way: the confirmation came behind the release.
+                await self._house.scheduler.released(
+                    turn.request_id, turn.org_id, executor_id=connection.executor_id, pool=turn.pool
+                )
+            await self._house.scheduler.forward(handed)
+        except BusError as error:
+            # The comparison of reservations with leases makes it good.
+            log.warning("confirm_postponed", request_id=turn.request_id, error=str(error))
+
+    async def _key(self, org_id: OrgId, secret_id: str) -> str:
+        try:
+            value = await self._resolver.resolve(org_id, secret_id)
+        except (SecretsNotConfigured, EnvelopeError) as error:
+            raise KeyUnavailable(
+                Code.LLM_AUTH_NOT_CONFIGURED, f"secret {secret_id} cannot be opened: {type(error).__name__}"
+            ) from None
+        if value is None:
+            raise KeyUnavailable(Code.SECRET_NOT_FOUND, f"there is no secret {secret_id}")
+        return value.reveal()
+
+
+def copy_after(turn: HostedTurn, memory_version: int | None) -> HostCopy:
+    """What the host has of the session once its answer is committed."""
+    return HostCopy(turn.generation, turn.seq, turn.memory_version if memory_version is None else memory_version)
