@@ -38,10 +38,15 @@ def agent_of(
 
 
 @pytest.fixture(params=["host", "bubblewrap", "docker"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
 async def agent(
-    request: pytest.FixtureRequest, gateway: FakeGateway, tmp_path: Path, container_engine: ContainerEngine
+    backend: str, gateway: FakeGateway, tmp_path: Path, container_engine: ContainerEngine
 ) -> AsyncIterator[InProcessAgent]:
-    running = agent_of(gateway, tmp_path, container_engine.environment, request.param)
+    running = agent_of(gateway, tmp_path, container_engine.environment, backend)
     await running.start()
     yield running
     await running.stop()
@@ -49,12 +54,27 @@ async def agent(
 
 
 @pytest.mark.promise("P11")
-async def test_disk_filling_task_is_ended(gateway: FakeGateway, agent: InProcessAgent) -> None:
+async def test_disk_filling_task_is_ended_and_what_it_said_is_told(
+    gateway: FakeGateway, agent: InProcessAgent, backend: str
+) -> None:
+    script = f"trap 'echo last; exit 9' TERM; echo begun; echo wrong >&2; {ENDLESS}"
     async with asyncio.timeout(30):
-        result = await gateway.run("agent.execute", shell(f"echo begun; {ENDLESS}"))
+        result = await gateway.run("agent.execute", shell(script))
     assert (result.status, result.error) == ("failed", "WORKDIR_QUOTA_EXCEEDED")
     assert result.error_message is not None
     assert f"{QUOTA_MB} MB" in result.error_message
+    told = decoded(result.output)
+    assert isinstance(told.pop("durationMs"), int)
+    # Its shell may add that what it waited for was ended.
+    assert str(told.pop("stderr")).startswith("wrong\n")
+    assert told == {
+        "backend": backend,
+        "exitCode": None,
+        "timedOut": False,
+        "stdout": "begun\nlast\n",
+        "stdoutTruncated": False,
+        "stderrTruncated": False,
+    }
     folder = agent.home / "work" / RUN_ID / "n"
     count = len(os.listdir(folder))
     assert count > QUOTA // 500_000
@@ -63,9 +83,22 @@ async def test_disk_filling_task_is_ended(gateway: FakeGateway, agent: InProcess
 
 
 @pytest.mark.promise("P11")
-async def test_no_file_grows_beyond_the_quota(gateway: FakeGateway, agent: InProcessAgent) -> None:
-    result = await gateway.run("agent.execute", shell("head -c 50000000 /dev/zero > big"))
+async def test_disk_filled_without_a_name_is_seen(gateway: FakeGateway, agent: InProcessAgent) -> None:
+    held = 'for n in 3 4 5; do eval "exec $n>x"; rm x; head -c 4000000 /dev/zero >&$n; done'
+    async with asyncio.timeout(30):
+        result = await gateway.run("agent.execute", shell(f"{held}; echo held; while :; do sleep 0.1; done"))
     assert result.error == "WORKDIR_QUOTA_EXCEEDED"
+    assert decoded(result.output)["stdout"] == "held\n"
+    assert os.listdir(agent.home / "work" / RUN_ID / "n") == []
+
+
+@pytest.mark.promise("P11")
+async def test_no_file_grows_beyond_the_quota(gateway: FakeGateway, agent: InProcessAgent) -> None:
+    result = await gateway.run("agent.execute", shell("head -c 50000000 /dev/zero > big; echo over; exit 4"))
+    assert result.error == "WORKDIR_QUOTA_EXCEEDED"
+    told = decoded(result.output)
+    # On a busy machine it is ended before it can end.
+    assert (told["exitCode"], told["stdout"]) in ((4, "over\n"), (None, "over\n"), (None, ""))
     size = (agent.home / "work" / RUN_ID / "n" / "big").stat().st_size
     assert QUOTA < size <= QUOTA + 4096
 

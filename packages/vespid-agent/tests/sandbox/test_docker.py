@@ -13,7 +13,7 @@ from tests.support.container_engine import IMAGE, ContainerEngine
 
 from vespid_agent.sandbox.docker.backend import DockerBackend
 from vespid_agent.sandbox.limits import Limits
-from vespid_agent.sandbox.task import ProcessMark, SandboxError, ShellTask
+from vespid_agent.sandbox.task import ProcessMark, QuotaExceeded, SandboxError, ShellTask
 from vespid_agent.sandbox.workdir import SLOTS, Workdirs
 
 from .conftest import MakeTask, Observed, nothing_outlives, processes_saying
@@ -286,9 +286,11 @@ async def test_more_than_the_folder_may_hold_is_not_taken_back(
     container_engine: ContainerEngine, workdirs: Workdirs, make_task: MakeTask
 ) -> None:
     async with backend_of(container_engine, workdirs, copies=True, work_bytes=1_000_000) as docker:
-        with pytest.raises(SandboxError) as refused:
-            await docker.run(make_task("for i in 1 2 3; do head -c 900000 /dev/zero > f$i; done"))
+        with pytest.raises(QuotaExceeded) as refused:
+            await docker.run(make_task("echo said; for i in 1 2 3; do head -c 900000 /dev/zero > f$i; done"))
     assert refused.value.code == "WORKDIR_QUOTA_EXCEEDED"
+    assert refused.value.result is not None
+    assert (refused.value.result.exit_code, refused.value.result.stdout) == (0, "said\n")
 
 
 async def test_a_sweep_leaves_alone_what_is_at_work_or_ready(

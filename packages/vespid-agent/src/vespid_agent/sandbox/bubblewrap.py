@@ -153,6 +153,9 @@ class BubblewrapBackend:
             if group is not None:
                 await to_the_end(self._remove(group))
 
+    async def root_of(self, mark: ProcessMark, workdir: Path) -> int | None:
+        return mark.pid or None
+
     async def sweep(self) -> None:
         """Every process of a task has its mark, and nothing else is left of one."""
 

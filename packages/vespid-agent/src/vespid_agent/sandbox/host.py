@@ -7,6 +7,7 @@ keep it from anything the agent's user may do: that is what the other backends a
 import os
 import secrets
 import sys
+from pathlib import Path
 
 from vespid_agent.sandbox import process_tree
 from vespid_agent.sandbox.host_part import UNAVAILABLE, HostPart, Launch
@@ -56,6 +57,9 @@ class HostBackend:
             raise SandboxError(UNAVAILABLE, message)
         launch = Launch(shell, env, token, self._kill_grace_ms, self._file_bytes)
         return await self._part.run(launch, task, on_output, started)
+
+    async def root_of(self, mark: ProcessMark, workdir: Path) -> int | None:
+        return mark.pid or None
 
     async def sweep(self) -> None:
         """Every process of a task has its mark, and nothing else is left of one."""

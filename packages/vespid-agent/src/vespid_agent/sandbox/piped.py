@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol, cast
 
-from vespid_agent.sandbox.ending import to_the_end
+from vespid_agent.sandbox.ending import runs_out_of_time, to_the_end
 from vespid_agent.sandbox.host_part import UNAVAILABLE
 from vespid_agent.sandbox.output import OutputCapture
 from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Started, Stream, TaskResult
@@ -155,8 +155,7 @@ async def supervise(
         await started(tree.mark)
         begun = time.monotonic()
         pipes.give_script(task.script.encode("utf-8", "replace") + seal.encode())
-        await asyncio.wait([pipes.exited], timeout=task.timeout_ms / 1000)
-        timed_out = not pipes.exited.done()
+        timed_out = await runs_out_of_time(task, pipes.exited)
     except BaseException:
         await to_the_end(_end(tree, pipes))
         raise

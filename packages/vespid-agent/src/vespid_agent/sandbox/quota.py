@@ -10,20 +10,23 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vespid_agent.sandbox import process_tree
 from vespid_agent.sandbox.ending import to_the_end
 from vespid_agent.sandbox.folder import disk_bytes, open_folder, works_by_descriptor
-from vespid_agent.sandbox.task import SandboxError, TaskResult
+from vespid_agent.sandbox.task import QuotaExceeded, ShellTask, TaskResult
 
 # Each level of folders takes a descriptor while it is added up.
 DEEPEST = 128
 # What a name costs that has no content: no folder can be filled with empty files for nothing.
 _LEAST_BYTES = 512
+# Where /proc shows what a process holds: open files, and files that it has mapped (to root only).
+_HELD = ("fd", "map_files")
 _FIRST_S = 0.5
 # Of the time that passes, at most one part in so many is spent adding up a folder.
 _SPARING = 10
@@ -31,12 +34,8 @@ _THREADS = 2
 _MB = 1024 * 1024
 
 
-class QuotaExceeded(SandboxError):
-    """The task was ended, or had ended, with too much in its folder; `result` is what there is of one."""
-
-    def __init__(self, message: str, result: TaskResult | None) -> None:
-        super().__init__("WORKDIR_QUOTA_EXCEEDED", message)
-        self.result = result
+Run = Callable[[ShellTask], Coroutine[Any, Any, TaskResult]]
+Root = Callable[[], Awaitable[int | None]]
 
 
 class Quota:
@@ -49,38 +48,47 @@ class Quota:
         # Threads of its own: a large folder keeps no other work waiting.
         self._threads = ThreadPoolExecutor(_THREADS, "workdir-quota")
 
-    async def keep(
-        self, folder: Path, work: Coroutine[Any, Any, TaskResult], root: Callable[[], int | None]
-    ) -> TaskResult:
-        """The result of the work. Raises QuotaExceeded; then, and when cancelled, the work has ended and cleaned up.
+    async def keep(self, task: ShellTask, run: Run, root: Root) -> TaskResult:
+        """The result of running the task. Raises QuotaExceeded; then, and when cancelled, it has ended and cleaned up.
 
-        `root`: the process whose descendants are the task's, once it is known.
+        `root`: the process that is, or is above, all of the task's, as far as this machine can see one.
         """
         if self._limit == 0:
-            return await work
-        task = asyncio.ensure_future(work)
+            return await run(task)
+        halt = asyncio.get_running_loop().create_future()
+        running = asyncio.ensure_future(run(replace(task, halt=halt)))
         pause = _FIRST_S
+        excess: str | None = None
         try:
-            while not (await asyncio.wait([task], timeout=pause))[0]:
+            while not (await asyncio.wait([running], timeout=pause))[0]:
                 begun = time.monotonic()
-                await self._check(folder, root(), None)
+                excess = await self._excess(task.workdir, await root())
+                if excess is not None:
+                    halt.set_result(None)
+                    await asyncio.wait([running])
                 pause = max(_FIRST_S, (time.monotonic() - begun) * _SPARING)
         except BaseException:
-            await to_the_end(_ended(task))
+            await to_the_end(_ended(running))
             raise
-        result = task.result()
-        await self._check(folder, None, result)
+        result = running.result()
+        if excess is not None:
+            # Its exit status is of our signal and tells nothing.
+            raise QuotaExceeded(excess, replace(result, exit_code=None))
+        excess = await self._excess(task.workdir, None)
+        if excess is not None:
+            raise QuotaExceeded(excess, result)
         return result
 
-    async def _check(self, folder: Path, root: int | None, result: TaskResult | None) -> None:
+    async def _excess(self, folder: Path, root: int | None) -> str | None:
+        """What is wrong with the folder, for people; None when nothing is."""
         loop = asyncio.get_running_loop()
         try:
             used = await loop.run_in_executor(self._threads, _used, folder, root, self._limit)
         except TooDeep as deep:
-            raise QuotaExceeded(str(deep), result) from None
-        if used > self._limit:
-            message = f"the task's folder holds more than the {self._megabytes} MB that this agent allows"
-            raise QuotaExceeded(message, result)
+            return str(deep)
+        if used <= self._limit:
+            return None
+        return f"the task's folder holds more than the {self._megabytes} MB that this agent allows"
 
 
 class TooDeep(Exception):
@@ -151,19 +159,20 @@ def _bytes_by_name(folder: Path, enough: int) -> int:
 
 
 def unnamed_bytes(root: int, folder: Path) -> int:
-    """What processes below `root` hold open on the folder's disk that has no name any more."""
+    """What `root` and processes below it hold, open or in their memory, on the folder's disk without a name."""
     try:
         device = os.lstat(folder).st_dev
     except OSError:
         return 0
     sizes: dict[int, int] = {}
-    for pid in process_tree.descendants(root):
-        with contextlib.suppress(OSError):
-            for number in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    status = os.stat(f"/proc/{pid}/fd/{number}")
-                    if status.st_nlink == 0 and status.st_dev == device and stat.S_ISREG(status.st_mode):
-                        sizes[status.st_ino] = disk_bytes(status)
+    for pid in (root, *process_tree.descendants(root)):
+        for held in _HELD:
+            with contextlib.suppress(OSError):
+                for name in os.listdir(f"/proc/{pid}/{held}"):
+                    with contextlib.suppress(OSError):
+                        status = os.stat(f"/proc/{pid}/{held}/{name}")
+                        if status.st_nlink == 0 and status.st_dev == device and stat.S_ISREG(status.st_mode):
+                            sizes[status.st_ino] = disk_bytes(status)
     return sum(sizes.values())
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 from vespid_agent.sandbox import keeper, process_tree
-from vespid_agent.sandbox.ending import to_the_end
+from vespid_agent.sandbox.ending import runs_out_of_time, to_the_end
 from vespid_agent.sandbox.output import OutputCapture
 from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Started, Stream, TaskResult
 
@@ -36,12 +36,11 @@ async def supervise(
         await started(ProcessMark(backend, kept.pid, ticks or 0, process_tree.boot_id(), token))
         begun = time.monotonic()
         kept.go()
-        await asyncio.wait([kept.ended], timeout=task.timeout_ms / 1000)
-        timed_out = not kept.ended.done()
+        timed_out = await runs_out_of_time(task, kept.ended)
     except BaseException:
         await kept.end(token)
         raise
-    # A task whose time is up may still have written its last words: they belong to the result.
+    # A task that we end may still have written its last words: they belong to the result.
     await kept.end(token)
     return kept.result(backend, timed_out, int((time.monotonic() - begun) * 1000))
 

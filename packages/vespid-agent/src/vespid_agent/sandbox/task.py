@@ -3,6 +3,7 @@
 Every backend keeps the same promise: when `run` has returned, raised or been cancelled, nothing of the task lives on.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ class ShellTask:
     redactor: Redactor | None = None
     # Other tasks may be at work in the same folder.
     shared: bool = False
+    # Once it is done the task is ended, as when its time is over; the result has what there is of one.
+    halt: asyncio.Future[None] | None = None
 
 
 def check_task(task: ShellTask) -> None:
@@ -65,7 +68,7 @@ def check_task(task: ShellTask) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    # 128 + n when signal n ended the shell; None when time ran out.
+    # 128 + n when signal n ended the shell; None when it was ended by us.
     exit_code: int | None
     timed_out: bool
     # Head and tail with a mark between them where they were cut.
@@ -76,6 +79,14 @@ class TaskResult:
     duration_ms: int
     # Why it ended so, where the backend knows more than the exit code says.
     note: str | None = None
+
+
+class QuotaExceeded(SandboxError):
+    """The task was ended, or had ended, with too much in its folder; `result` is what there is of one."""
+
+    def __init__(self, message: str, result: TaskResult | None = None) -> None:
+        super().__init__("WORKDIR_QUOTA_EXCEEDED", message)
+        self.result = result
 
 
 class ProcessMark(msgspec.Struct, frozen=True, rename="camel"):
@@ -115,6 +126,10 @@ class Backend(Protocol):
 
         Raises `SandboxError`.
         """
+        ...
+
+    async def root_of(self, mark: ProcessMark, workdir: Path) -> int | None:
+        """The process that is, or is above, all of a running task's; None where this machine does not see it."""
         ...
 
     async def sweep(self) -> None:

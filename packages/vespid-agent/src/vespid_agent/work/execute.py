@@ -8,8 +8,18 @@ from typing import Literal
 import msgspec
 
 from vespid_agent.backends import Backends
-from vespid_agent.sandbox.quota import Quota, QuotaExceeded
-from vespid_agent.sandbox.task import Network, ProcessMark, SandboxError, Shell, ShellTask, Stream, TaskResult
+from vespid_agent.sandbox.quota import Quota
+from vespid_agent.sandbox.task import (
+    Backend,
+    Network,
+    ProcessMark,
+    QuotaExceeded,
+    SandboxError,
+    Shell,
+    ShellTask,
+    Stream,
+    TaskResult,
+)
 from vespid_agent.sandbox.workdir import Workdirs
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work.job import Job, Outcome, WorkFailed, identity
@@ -123,22 +133,11 @@ class ShellWork:
         if backend is None:
             raise WorkFailed(f"{Code.SANDBOX_UNAVAILABLE}:{name}", self.backends.why_missing(name))
         events = OutputEvents(job.emit)
-        keeper: int | None = None
-
-        def on_output(stream: Stream, text: str, offset: int) -> None:
-            events.add(stream, text, offset)
-
-        async def started(mark: ProcessMark) -> None:
-            nonlocal keeper
-            await job.mark(msgspec.json.encode(mark).decode())
-            keeper = mark.pid or None
-
         run_id = payload.run_id or job.order.request_id.partition(":")[0]
         with self._workdirs.use(run_id):
             try:
                 task = await self._task(payload, job, run_id, name)
-                running = backend.run(task, on_output, started)
-                result = await self._quota.keep(task.workdir, running, lambda: keeper)
+                result = await self._kept(backend, task, job, events)
             except QuotaExceeded as error:
                 output = msgspec.UNSET if error.result is None else _answer(name, error.result)
                 raise WorkFailed(error.code, error.message, output) from None
@@ -147,6 +146,23 @@ class ShellWork:
             finally:
                 events.close()
         return _outcome(name, result)
+
+    async def _kept(self, backend: Backend, task: ShellTask, job: Job, events: OutputEvents) -> TaskResult:
+        """Run within the quota. Raises SandboxError."""
+        begun: ProcessMark | None = None
+
+        def on_output(stream: Stream, text: str, offset: int) -> None:
+            events.add(stream, text, offset)
+
+        async def started(mark: ProcessMark) -> None:
+            nonlocal begun
+            await job.mark(msgspec.json.encode(mark).decode())
+            begun = mark
+
+        async def root() -> int | None:
+            return None if begun is None else await backend.root_of(begun, task.workdir)
+
+        return await self._quota.keep(task, lambda task: backend.run(task, on_output, started), root)
 
     async def _task(self, payload: Payload, job: Job, run_id: str, backend: str) -> ShellTask:
         config, settings = payload.node.config, self._settings

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from vespid_agent.sandbox.docker.container import OWNER_LABEL, Container, Profile
+from vespid_agent.sandbox.docker.container import OWNER_LABEL, WORK, Container, Profile
 from vespid_agent.sandbox.docker.endpoint import EndpointInvalid, endpoint
 from vespid_agent.sandbox.docker.engine import Engine, EngineError, EngineUnreachable
 from vespid_agent.sandbox.docker.pool import Pool
 from vespid_agent.sandbox.docker.work import BoundWork, VolumeWork, Work, volume_name
-from vespid_agent.sandbox.ending import to_the_end
+from vespid_agent.sandbox.ending import runs_out_of_time, to_the_end
 from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.output import OutputCapture
 from vespid_agent.sandbox.task import (
@@ -30,6 +30,7 @@ from vespid_agent.sandbox.task import (
     Network,
     OnOutput,
     ProcessMark,
+    QuotaExceeded,
     SandboxError,
     ShellTask,
     Started,
@@ -89,6 +90,8 @@ class DockerBackend:
         self._ours: set[str] = set()
         # Containers whose removal failed: tried again before the next task.
         self._left: set[str] = set()
+        # Of containers at work whose folder is one of this machine's, by token.
+        self._working: dict[str, Container] = {}
         # Of folders that tasks share: where they are copied, one task at a time has them.
         self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
@@ -133,6 +136,15 @@ class DockerBackend:
         except (EngineError, EngineUnreachable):
             notes.append(_missing_image(self._image))
         return Availability(True, notes=tuple(notes))
+
+    async def root_of(self, mark: ProcessMark, workdir: Path) -> int | None:
+        """Its first process, where the engine is on this machine and we may look at what it holds."""
+        container = self._working.get(mark.token)
+        if container is None or sys.platform != "linux":
+            return None
+        pid = await container.first_pid()
+        # An engine may count its processes otherwise than we do: only whoever has the folder at /work is meant.
+        return pid if pid and await asyncio.to_thread(_has_at_work, pid, workdir) else None
 
     async def sweep(self) -> None:
         """Remove what an earlier process of this agent left, and no journal tells of. Raises SandboxError."""
@@ -197,10 +209,13 @@ class DockerBackend:
         try:
             container, work = await self._container(profile, task)
             try:
+                if self._binds:
+                    self._working[container.token] = container
                 await started(ProcessMark(self.name, 0, 0, "", container.token))
                 result = await self._run(container, task, on_output)
-                await work.read_back(container)
+                await _read_back(work, container, result)
             finally:
+                self._working.pop(container.token, None)
                 await to_the_end(self._remove(container, work))
         except EngineError as error:
             raise _refused(error, profile.image) from error
@@ -258,9 +273,8 @@ class DockerBackend:
         await container.give(task.script, task.shell, task.env)
         reading = asyncio.ensure_future(_read(container, captures))
         try:
-            await asyncio.wait([reading], timeout=task.timeout_ms / 1000)
-            timed_out = not reading.done()
-            if timed_out:
+            timed_out = await runs_out_of_time(task, reading)
+            if not reading.done():
                 await self._end(container, reading)
             reading.result()
         finally:
@@ -326,6 +340,21 @@ async def _read(container: Container, captures: Mapping[Stream, OutputCapture]) 
         captures[stream].feed(data)
         if captures[stream].over_cap:
             await asyncio.sleep(_OVER_CAP_PAUSE_S)
+
+
+def _has_at_work(pid: int, workdir: Path) -> bool:
+    """Whether this process, and not one of another machine's number, works in the folder."""
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/root{WORK}"), os.stat(workdir))
+    except OSError:  # gone, or not ours to look at
+        return False
+
+
+async def _read_back(work: Work, container: Container, result: TaskResult) -> None:
+    try:
+        await work.read_back(container)
+    except QuotaExceeded as exceeded:
+        raise QuotaExceeded(exceeded.message, result) from None
 
 
 def _missing_image(image: str) -> str:

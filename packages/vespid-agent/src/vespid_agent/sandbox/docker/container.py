@@ -119,6 +119,7 @@ class Container:
         self.token = token
         self.name = name_of(token)
         self._attached: Attached | None = None
+        self._first_pid = 0
 
     @classmethod
     async def make(
@@ -165,6 +166,13 @@ class Container:
     async def is_out_of_memory(self) -> bool:
         """Whether its memory limit ended a process of it."""
         return bool((await self.engine.get(f"/containers/{self.name}/json"))["State"]["OOMKilled"])
+
+    async def first_pid(self) -> int:
+        """The number of its first process on the engine's machine; 0 where it has none, or the engine is away."""
+        if not self._first_pid:
+            with contextlib.suppress(EngineError, EngineUnreachable):
+                self._first_pid = int((await self.engine.get(f"/containers/{self.name}/json"))["State"]["Pid"])
+        return self._first_pid
 
     async def kill(self, signal: str) -> None:
         """Harmless where it is over, or the engine away: its removal tells that."""

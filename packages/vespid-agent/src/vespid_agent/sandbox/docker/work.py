@@ -17,7 +17,7 @@ from typing import IO, Protocol
 
 from vespid_agent.sandbox.docker.container import OWNER_LABEL, TASK_LABEL, WORK, Container
 from vespid_agent.sandbox.docker.engine import Engine, EngineError
-from vespid_agent.sandbox.task import SandboxError
+from vespid_agent.sandbox.task import QuotaExceeded
 
 _CHUNK = 256 * 1024
 
@@ -34,7 +34,7 @@ class Work(Protocol):
         ...
 
     async def read_back(self, container: Container) -> None:
-        """After the task: what it left is in the folder. Raises SandboxError WORKDIR_QUOTA_EXCEEDED."""
+        """After the task: what it left is in the folder. Raises QuotaExceeded."""
         ...
 
     async def remove(self) -> None:
@@ -98,7 +98,7 @@ class VolumeWork:
             async for chunk in self._engine.get_archive(container.name, WORK):
                 size += len(chunk)
                 if self._most and size > self._most:
-                    raise SandboxError("WORKDIR_QUOTA_EXCEEDED", f"the task left more than {self._most} bytes in /work")
+                    raise QuotaExceeded(f"the task left more than {self._most} bytes in /work")
                 file.write(chunk)
             await asyncio.to_thread(self._unpack, file)
 
