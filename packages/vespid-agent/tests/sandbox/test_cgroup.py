@@ -33,8 +33,10 @@ class FakeTree:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = folder / "cgroup"
         self.proc = folder / "proc"
-        # Groups that hold processes, so that the kernel refuses to divide them.
+        # Groups that hold processes, so that the kernel refuses to divide them; others do by their `cgroup.procs`.
         self.inhabited: set[Path] = set()
+        # Groups that systemd says it has handed on.
+        self.handed_on: set[Path] = set()
         # Files that this kernel has not.
         self.without: set[str] = set()
         self.killed: list[str] = []
@@ -47,6 +49,7 @@ class FakeTree:
         (self.proc / "mountinfo").write_text(f"30 20 0:26 / {self.root} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n")
         for name in self._originals:
             monkeypatch.setattr(Path, name, self._patched(name))
+        monkeypatch.setattr(os, "getxattr", self._getxattr)
         self.root.mkdir()
         self._originals["write_text"](self.root / "cgroup.controllers", "cpuset cpu io memory hugetlb pids")
         (self.root / "cgroup.subtree_control").write_text("+cpu +memory +pids")
@@ -64,6 +67,11 @@ class FakeTree:
             return (ours if inside else original)(path, *arguments, **more)
 
         return call
+
+    def _getxattr(self, path: Path, name: str) -> bytes:
+        if path not in self.handed_on or name != "user.delegate":
+            raise OSError(errno.ENODATA, "No data available", str(path))
+        return b"1"
 
     def _mkdir(self, path: Path, **more: Any) -> None:
         if path.exists() and more.get("exist_ok"):
@@ -87,7 +95,7 @@ class FakeTree:
         if not path.exists():
             raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
         if path.name == "cgroup.subtree_control":
-            if path.parent in self.inhabited:
+            if path.parent in self.inhabited or path.with_name("cgroup.procs").read_text().strip():
                 raise OSError(errno.EBUSY, "Device or resource busy", str(path))
             offered = (path.parent / "cgroup.controllers").read_text().split()
             asked = [word.removeprefix("+") for word in text.split()]
@@ -98,12 +106,26 @@ class FakeTree:
             self.killed.append(path.parent.name)
             inside = {int(pid) for pid in (path.parent / "cgroup.procs").read_text().split()} - {0}
             process_tree.send(inside, signal.SIGKILL)
+        elif path.name == "cgroup.procs":
+            self._move(path.parent, text)
+            return len(text)
         else:
             self.settings.append((path.name, text))
         return int(self._originals["write_text"](path, text))
 
+    def _move(self, to: Path, pid: str) -> None:
+        for procs in self.root.rglob("cgroup.procs"):
+            stay = [line for line in procs.read_text().split() if line != pid]
+            self._originals["write_text"](procs, "".join(f"{line}\n" for line in [*stay, *[pid][: procs.parent == to]]))
+        if pid == str(os.getpid()):
+            (self.proc / "cgroup").write_text(f"0::/{to.relative_to(self.root)}\n")
+
     def put(self, group: Cgroup, pid: int) -> None:
-        self._originals["write_text"](group.directories[0] / "cgroup.procs", f"{pid}\n")
+        self.live_in(group.directories[0], pid)
+
+    def live_in(self, group: Path, *pids: int) -> None:
+        for pid in pids:
+            self._move(group, str(pid))
 
 
 @pytest.fixture
@@ -222,6 +244,74 @@ async def test_a_group_that_is_not_ours_to_divide_leads_to_the_root(tree: FakeTr
     assert group.directories == (tree.root / "vespid-agent" / "token",)
 
 
+def pids_in(group: Path) -> list[int]:
+    return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
+
+
+async def test_an_agent_that_was_handed_its_group_moves_into_a_leaf_of_it(
+    tree: FakeTree, sleeper: "subprocess.Popen[bytes]"
+) -> None:
+    tree.handed_on.add(tree.own)
+    tree.live_in(tree.own, os.getpid(), sleeper.pid)
+    groups = Cgroups.detect(tree.proc)
+    assert (groups.version, groups.controllers, groups.obstacle) == (2, {"memory", "pids", "cpu"}, None)
+    assert groups.create("token", LIMITS).directories == (tree.own / "vespid-agent" / "token",)
+    assert pids_in(tree.own) == []
+    assert sorted(pids_in(tree.own / "vespid-agent-itself")) == sorted([os.getpid(), sleeper.pid])
+
+
+async def test_in_its_leaf_already_it_uses_the_group_above(tree: FakeTree) -> None:
+    tree.handed_on.add(tree.own)
+    tree.live_in(tree.own, os.getpid())
+    first, again = (Cgroups.detect(tree.proc).existing("token").directories for _ in range(2))
+    assert first == again == (tree.own / "vespid-agent" / "token",)
+
+
+async def test_in_a_leaf_that_systemd_made_it_uses_the_group_that_was_handed_on(tree: FakeTree) -> None:
+    tree.handed_on.add(tree.own)
+    (tree.own / "main").mkdir()
+    tree.live_in(tree.own / "main", os.getpid())
+    groups = Cgroups.detect(tree.proc)
+    assert groups.existing("token").directories == (tree.own / "vespid-agent" / "token",)
+    assert pids_in(tree.own / "main") == [os.getpid()]
+
+
+async def test_the_outermost_group_that_can_be_changed_counts_as_handed_on(
+    tree: FakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path).is_relative_to(tree.own))
+    tree.live_in(tree.own, os.getpid())
+    assert Cgroups.detect(tree.proc).existing("t").directories == (tree.own / "vespid-agent" / "t",)
+
+
+async def test_a_group_that_others_live_in_too_is_left_as_it_is(tree: FakeTree) -> None:
+    tree.handed_on.add(tree.own)
+    tree.inhabited.add(tree.root)
+    tree.live_in(tree.own, os.getpid(), os.getppid())
+    groups = Cgroups.detect(tree.proc)
+    assert groups.controllers == frozenset()
+    assert groups.obstacle is not None
+    assert f"{tree.own}: processes {os.getppid()} live in it" in groups.obstacle
+    assert sorted(pids_in(tree.own)) == sorted([os.getpid(), os.getppid()])
+
+
+async def test_a_group_that_nobody_handed_on_is_left_as_it_is(tree: FakeTree) -> None:
+    tree.live_in(tree.own, os.getpid())
+    groups = Cgroups.detect(tree.proc)
+    assert groups.existing("t").directories == (tree.root / "vespid-agent" / "t",)
+    assert groups.obstacle is not None
+    assert "Delegate=yes" in groups.obstacle
+    assert pids_in(tree.own) == [os.getpid()]
+
+
+async def test_a_group_without_the_memory_controller_says_so(tree: FakeTree) -> None:
+    for place in (tree.own, tree.root):
+        tree._originals["write_text"](place / "cgroup.controllers", "pids")
+    obstacle = Cgroups.detect(tree.proc).obstacle
+    assert obstacle is not None
+    assert f"{tree.own}: it is given no memory controller" in obstacle
+
+
 async def test_without_delegation_there_are_no_groups(tree: FakeTree) -> None:
     tree.inhabited |= {tree.own, tree.root}
     groups = Cgroups.detect(tree.proc)
@@ -269,6 +359,7 @@ async def test_bubblewrap_without_groups_says_what_limits_instead(tree: FakeTree
     state = await BubblewrapBackend(cgroups=Cgroups.detect(tree.proc)).available()
     assert state.ok
     assert "no cgroup for cpu, memory, pids: memory and processes by rlimit, CPU not limited" in state.notes
+    assert any(f"{tree.own}: it is not the agent's to divide" in note for note in state.notes), state.notes
 
 
 @pytest.mark.needs_root

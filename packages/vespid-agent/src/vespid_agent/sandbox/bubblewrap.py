@@ -291,6 +291,8 @@ class BubblewrapBackend:
         notes = [f"limits by cgroup v{groups.version}: {', '.join(sorted(groups.controllers)) or 'none'}"]
         if missing:
             notes.append(f"no cgroup for {', '.join(missing)}: memory and processes by rlimit, CPU not limited")
+        if groups.obstacle is not None:
+            notes.append(f"control groups of the agent's own: {groups.obstacle}")
         return Availability(True, notes=tuple(notes))
 
 

@@ -1,10 +1,16 @@
 """Limits of memory, processes and CPU by control group, version 1 or 2, whichever the host has and lets us use.
 
-A task's group is made below the agent's own, so whatever limits the agent has hold for its tasks together as well.
+A task's group is made below the agent's own, so whatever limits the agent has hold for its tasks together as well. In
+version 2 a group that is divided holds no process itself: where the agent's group was handed to it (`Delegate=` of
+systemd) and nobody else lives there, the agent moves into a leaf of it first.
+
+    <the agent's group>/vespid-agent-itself     the agent
+                       /vespid-agent/<token>    a task
 """
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -16,7 +22,14 @@ from pathlib import Path
 from vespid_agent.sandbox import process_tree
 from vespid_agent.sandbox.limits import Limits
 
+assert sys.platform == "linux"
+
 _PARENT = "vespid-agent"
+_ITSELF = "vespid-agent-itself"
+# Of a group that systemd has handed on: the first for everyone to read, the other for root (systemd before 251).
+_HANDED_ON = ("user.delegate", "trusted.delegate")
+# Children that are forked while the agent moves are moved after it.
+_MOVES = 10
 _CPU_PERIOD_US = 100_000
 # After SIGKILL a process can only be held up by the kernel.
 _KILL_PATIENCE_S = 5.0
@@ -60,10 +73,12 @@ class Cgroup:
 class Cgroups:
     """Where groups can be made. `detect` tries it, because permission and delegation cannot be told from looking."""
 
-    def __init__(self, bases: dict[str, Path], version: int) -> None:
+    def __init__(self, bases: dict[str, Path], version: int, obstacle: str | None = None) -> None:
         # Controller → directory below which its groups are made; the same one for all in version 2.
         self._bases = bases
         self._version = version
+        # What keeps us from dividing the agent's own group (version 2), and what to do; for people.
+        self.obstacle = obstacle
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -78,11 +93,13 @@ class Cgroups:
         own = _own_groups((proc / "cgroup").read_text())
         mounts = _mounts((proc / "mountinfo").read_text())
         unified = mounts.get("")
+        obstacle: str | None = None
         if unified is not None:
-            for place in dict.fromkeys([unified / own.get("", "").lstrip("/"), unified]):
-                usable = _delegated(place)
-                if "memory" in usable:
-                    return cls(dict.fromkeys(usable, place / _PARENT), version=2)
+            for place in dict.fromkeys([_ours(unified / own.get("", "").lstrip("/")), unified]):
+                try:
+                    return cls(dict.fromkeys(_divided(place), place / _PARENT), 2, obstacle)
+                except OSError as refused:
+                    obstacle = obstacle or f"{place}: {refused.strerror}"
         bases = {}
         for controller in _WANTED:
             if controller in mounts and controller in own:
@@ -90,7 +107,7 @@ class Cgroups:
                 base = (inside if inside.is_dir() else mounts[controller]) / _PARENT
                 if _can_make(base):
                     bases[controller] = base
-        return cls(bases, version=1)
+        return cls(bases, 1, None if len(bases) == len(_WANTED) else obstacle)
 
     def create(self, name: str, limits: Limits) -> Cgroup:
         """Raises OSError; nothing is left then."""
@@ -115,16 +132,18 @@ class Cgroups:
 
 def _kill(directory: Path) -> None:
     """All that is inside: at once where the kernel does it (version 2, since 5.14), so that no fork slips through."""
-    if sys.platform != "linux":
-        return
     switch = directory / "cgroup.kill"
     with contextlib.suppress(FileNotFoundError):
         if switch.exists():
             switch.write_text("1")
         else:
-            # 0 stands for a process of another pid namespace; to kill(2) it would mean our own process group.
-            inside = {int(pid) for pid in (directory / "cgroup.procs").read_text().split()} - {0}
-            process_tree.send(inside, signal.SIGKILL)
+            # To kill(2) 0 would mean our own process group.
+            process_tree.send(_inside(directory) - {0}, signal.SIGKILL)
+
+
+def _inside(directory: Path) -> set[int]:
+    """Who lives in the group itself; 0 stands for processes of other pid namespaces."""
+    return {int(pid) for pid in (directory / "cgroup.procs").read_text().split()}
 
 
 def _settings(controller: str, version: int, limits: Limits) -> list[tuple[str, str, bool]]:
@@ -181,20 +200,63 @@ def _mounts(mountinfo: str) -> dict[str, Path]:
     return mounts
 
 
-def _delegated(place: Path) -> list[str]:
-    """The controllers that groups below `place` can have, switched on for them; empty when none can be made there."""
-    base = place / _PARENT
+def _ours(here: Path) -> Path:
+    """The group to divide: the one we are in, or the one above where we are in a leaf of a group of ours already."""
+    in_leaf = here.name == _ITSELF or (_is_marked(here.parent) and not _is_marked(here))
+    return here.parent if in_leaf else here
+
+
+def _divided(place: Path) -> list[str]:
+    """The controllers of groups below `place`, switched on for them. Raises OSError that says what to do."""
+    offered = (place / "cgroup.controllers").read_text().split()
+    usable = [controller for controller in _WANTED if controller in offered]
+    if "memory" not in usable:
+        raise OSError(errno.ENOENT, "it is given no memory controller; have systemd run the agent with Delegate=yes")
+    switch = " ".join(f"+{controller}" for controller in usable)
     try:
-        offered = (place / "cgroup.controllers").read_text().split()
-        usable = [controller for controller in _WANTED if controller in offered]
-        switch = " ".join(f"+{controller}" for controller in usable)
-        # Refused (EBUSY) where processes live in the group itself: then it is not ours to divide.
         (place / "cgroup.subtree_control").write_text(switch)
-        base.mkdir(exist_ok=True)
-        (base / "cgroup.subtree_control").write_text(switch)
-    except OSError:
-        return []
+    except OSError as refused:
+        if refused.errno != errno.EBUSY:
+            raise
+        _move_aside(place)
+        (place / "cgroup.subtree_control").write_text(switch)
+    base = place / _PARENT
+    base.mkdir(exist_ok=True)
+    (base / "cgroup.subtree_control").write_text(switch)
     return usable
+
+
+def _move_aside(place: Path) -> None:
+    """Have the agent, if it is all that lives in a group of its own, live in a leaf of it. Raises OSError, else."""
+    if not (_is_marked(place) or _is_outermost(place)):
+        raise OSError(errno.EBUSY, "it is not the agent's to divide; have systemd run the agent with Delegate=yes")
+    leaf = place / _ITSELF
+    for _ in range(_MOVES):
+        inside = _inside(place)
+        others = inside - {os.getpid(), *process_tree.descendants(os.getpid())}
+        if others:
+            whose = ", ".join(map(str, sorted(others)))
+            raise OSError(errno.EBUSY, f"processes {whose} live in it; have systemd run the agent as a unit of its own")
+        if not inside:
+            return
+        leaf.mkdir(exist_ok=True)
+        for pid in inside:
+            with contextlib.suppress(ProcessLookupError):
+                (leaf / "cgroup.procs").write_text(str(pid))
+
+
+def _is_marked(place: Path) -> bool:
+    """Whether systemd says that it leaves this group to whoever is in it."""
+    for name in _HANDED_ON:
+        with contextlib.suppress(OSError):
+            if os.getxattr(place, name) == b"1":
+                return True
+    return False
+
+
+def _is_outermost(place: Path) -> bool:
+    """Whether it is the outermost group that we may change: where ours begin, whoever handed them to us."""
+    return os.access(place / "cgroup.procs", os.W_OK) and not os.access(place.parent / "cgroup.procs", os.W_OK)
 
 
 def _can_make(base: Path) -> bool:
