@@ -85,19 +85,31 @@ async def test_five_hundred_tasks_and_fifty_at_once_leave_nothing(name: str, loo
 
 @pytest.mark.xdist_group("docker")
 @pytest.mark.needs_root
-@pytest.mark.parametrize("prepared", [0, 2])
-async def test_many_containers_leave_nothing(
-    container_engine: ContainerEngine, look: Look, workdirs: Workdirs, make_task: MakeTask, prepared: int
+@pytest.mark.parametrize(("prepared", "in_a_row"), [(0, 60), (2, 500)])
+async def test_five_hundred_containers_and_fifty_at_once_leave_nothing(
+    container_engine: ContainerEngine,
+    look: Look,
+    workdirs: Workdirs,
+    make_task: MakeTask,
+    prepared: int,
+    in_a_row: int,
 ) -> None:
+    """With two kept ready and four rows, some tasks get a prepared one and some find none ready and get a fresh one."""
     before = await _at_the_engine(container_engine)
     async with backend_of(container_engine, workdirs, prepared=prepared) as docker:
-        await _put_to_work(docker, make_task, look, in_a_row=60, engine=container_engine)
+        await _put_to_work(docker, make_task, look, in_a_row=in_a_row, rows=4, engine=container_engine)
     assert await _at_the_engine(container_engine) == before
     assert look(set()).slots == 0
 
 
 async def _put_to_work(
-    observed: Observed, make_task: MakeTask, look: Look, *, in_a_row: int, engine: ContainerEngine | None = None
+    observed: Observed,
+    make_task: MakeTask,
+    look: Look,
+    *,
+    in_a_row: int,
+    rows: int = 1,
+    engine: ContainerEngine | None = None,
 ) -> None:
     tokens: set[str] = set()
 
@@ -116,8 +128,7 @@ async def _put_to_work(
     for number in range(WARM_UP):
         await _one(observed, make_task, number)
     before, resident = await left(), _resident_kb()
-    for number in range(in_a_row):
-        await _one(observed, make_task, number)
+    await asyncio.gather(*(_row(observed, make_task, range(row, in_a_row, rows), f"row-{row}") for row in range(rows)))
     await asyncio.gather(*(_one(observed, make_task, number, f"at-once-{number}") for number in range(AT_ONCE)))
     assert await left() == before
     assert len(tokens) == WARM_UP + in_a_row + AT_ONCE
@@ -133,6 +144,11 @@ async def _quieten(observed: Observed) -> None:
             await asyncio.gather(*backend._pool._tasks)
         assert backend._engine is not None
         await backend._engine.close()
+
+
+async def _row(observed: Observed, make_task: MakeTask, numbers: range, node: str) -> None:
+    for number in numbers:
+        await _one(observed, make_task, number, node)
 
 
 async def _one(observed: Observed, make_task: MakeTask, number: int, node: str = "row") -> None:

@@ -22,8 +22,6 @@ from pathlib import Path
 from vespid_agent.sandbox import process_tree
 from vespid_agent.sandbox.limits import Limits
 
-assert sys.platform == "linux"
-
 _PARENT = "vespid-agent"
 _ITSELF = "vespid-agent-itself"
 # Of a group that systemd has handed on: the first for everyone to read, the other for root (systemd before 251).
@@ -132,6 +130,8 @@ class Cgroups:
 
 def _kill(directory: Path) -> None:
     """All that is inside: at once where the kernel does it (version 2, since 5.14), so that no fork slips through."""
+    if sys.platform != "linux":
+        return
     switch = directory / "cgroup.kill"
     with contextlib.suppress(FileNotFoundError):
         if switch.exists():
@@ -247,6 +247,8 @@ def _move_aside(place: Path) -> None:
 
 def _is_marked(place: Path) -> bool:
     """Whether systemd says that it leaves this group to whoever is in it."""
+    if sys.platform != "linux":
+        return False
     for name in _HANDED_ON:
         with contextlib.suppress(OSError):
             if os.getxattr(place, name) == b"1":
