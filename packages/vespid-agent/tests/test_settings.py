@@ -23,8 +23,17 @@ def test_an_empty_environment_gives_the_runbooks_defaults() -> None:
     assert settings.exec_backend == "host"
     assert settings.workdir_root == Path("/home/x/.vespid/workdir")
     assert settings.docker_image == "node:24-alpine"
+    assert settings.docker_network_default == "none"
     assert (settings.docker_timeout_ms, settings.docker_memory_mb, settings.docker_pids) == (30_000, 256, 256)
+    assert (settings.docker_cpus, settings.docker_output_max_chars) == (1.0, 65_536)
     assert (settings.host_output_max_chars, settings.host_kill_grace_ms) == (65_536, 500)
+
+
+def test_a_path_may_begin_with_the_home_folder() -> None:
+    told = {"HOME": "/home/x", "VESPID_AGENT_WORKDIR_ROOT": "~/elsewhere/work", "VESPID_AGENT_TLS_CA_FILE": "~x/ca.pem"}
+    settings = AgentSettings.from_env(told)
+    assert settings.workdir_root == Path("/home/x/elsewhere/work")
+    assert settings.tls_ca_file == Path.cwd() / "~x" / "ca.pem"  # another user's home is not looked up
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", 1), ("7", 7), ("100000", 200), (" 12 ", 12), ("", 10)])
