@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -99,3 +100,13 @@ def processes_saying(text: str) -> list[int]:
             if text.encode() in line and int(name) != os.getpid():
                 found.append(int(name))
     return found
+
+
+def own_address() -> str:
+    """An address of this machine that is not the loopback's; the loopback's where there is no other."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unsent:
+        try:
+            unsent.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(unsent.getsockname()[0])

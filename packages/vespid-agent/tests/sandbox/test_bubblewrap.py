@@ -21,7 +21,7 @@ from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.task import Availability, SandboxError, ShellTask, TaskResult
 from vespid_agent.sandbox.workdir import Workdirs
 
-from .conftest import MakeTask, Observed, nothing_outlives, processes_saying
+from .conftest import MakeTask, Observed, nothing_outlives, own_address, processes_saying
 
 _NOBODY = 65534
 
@@ -103,7 +103,7 @@ async def test_network_none_reaches_neither_loopback_nor_abstract_sockets(
         port = server.getsockname()[1]
         script = f"""
 (exec 9<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null && echo loopback
-(exec 9<>/dev/tcp/{_own_address()}/{port}) 2>/dev/null && echo host
+(exec 9<>/dev/tcp/{own_address()}/{port}) 2>/dev/null && echo host
 (exec 9<>/dev/tcp/1.1.1.1/53) 2>/dev/null && echo outside
 cat /proc/net/unix | grep -c {name}
 cat /proc/net/dev | tail -n +3 | cut -d: -f1
@@ -230,16 +230,6 @@ async def test_unknown_shell_setup_is_a_sandbox_error(bubblewrap: Observed, make
     with pytest.raises(SandboxError) as failed:
         await bubblewrap.run(task)
     assert failed.value.code == "SANDBOX_UNAVAILABLE:bubblewrap"
-
-
-def _own_address() -> str:
-    """An address of this machine that is not the loopback's; the loopback's where there is no other."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unsent:
-        try:
-            unsent.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(unsent.getsockname()[0])
 
 
 def _command(pid: int) -> str:

@@ -152,12 +152,12 @@ async def test_an_environment_that_cannot_be_one_is_refused(
     assert (refused.value.code, refused.value.retryable) == ("INVALID_EXECUTE_PAYLOAD", False)
 
 
-async def test_hostile_names_and_values_are_data(bubblewrap: Observed, make_task: MakeTask) -> None:
-    env = {"A": "--bind / /host", "B": "$(touch /work/evil)\n`id`", "--C": "-", "LD_LIBRARY_PATH": "/work"}
-    task = make_task('printf "%s|%s" "$A" "$B"; ls /host /work/evil', env=env, node="../../etc/; rm -rf $HOME")
+async def test_hostile_names_and_values_are_data(either: Observed, make_task: MakeTask) -> None:
+    env = {"A": "--bind / /host", "B": "$(touch evil)\n`id`", "--C": "-", "LD_LIBRARY_PATH": "/work"}
+    task = make_task('printf "%s|%s" "$A" "$B"; ls /host evil', env=env, node="../../etc/; rm -rf $HOME")
     (task.workdir / "-rf").touch()
     (task.workdir / "a\nb\x1b[31m").touch()
-    result = await bubblewrap.run(task)
+    result = await either.run(task)
     assert result.stdout == f"{env['A']}|{env['B']}"
 
 

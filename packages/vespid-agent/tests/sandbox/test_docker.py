@@ -16,7 +16,7 @@ from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.task import ProcessMark, QuotaExceeded, SandboxError, ShellTask
 from vespid_agent.sandbox.workdir import SLOTS, Workdirs
 
-from .conftest import MakeTask, Observed, nothing_outlives, processes_saying
+from .conftest import MakeTask, Observed, nothing_outlives, own_address, processes_saying
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.needs_root]
 
@@ -166,13 +166,27 @@ async def test_other_processes_are_neither_seen_nor_signalled(docker: Observed, 
 
 
 @pytest.mark.promise("P11")
+async def test_two_tasks_do_not_see_each_other(fresh: Observed, make_task: MakeTask) -> None:
+    first = make_task("echo mine > /tmp/secret; echo mine > /dev/shm/secret; echo ready; sleep 61", node="first")
+    running = await fresh.begin(first)
+    look = "ls -A /tmp /dev/shm; ls /work; cat /proc/[0-9]*/cmdline"
+    second = await fresh.run(make_task(look, node="second"))
+    assert not running.done()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "secret" not in second.stdout
+    assert "61" not in second.stdout
+
+
+@pytest.mark.promise("P11")
 async def test_network_none_reaches_nothing_and_enabled_reaches_out(fresh: Observed, make_task: MakeTask) -> None:
     script = "cat /proc/net/dev | tail -n +3 | cut -d: -f1; nc -w 2 {host} {port} </dev/null && echo reached; true"
     async with await asyncio.start_server(lambda _reader, writer: writer.close(), "0.0.0.0", 0) as server:
         port = server.sockets[0].getsockname()[1]
         for network in ("none", None):
-            for host in ("127.0.0.1", "10.213.0.1"):
-                asked = script.format(host=host, port=port)
+            for host, there in (("127.0.0.1", port), (own_address(), port), ("1.1.1.1", 53)):
+                asked = script.format(host=host, port=there)
                 result = await fresh.run(make_task(asked, network=network))
                 assert result.stdout.split() == ["lo"], result
         gateway = "$(awk '$2 == \"00000000\" { print $3 }' /proc/net/route | sed 's/../0x& /g')"
@@ -227,6 +241,18 @@ async def test_timeout_cancel_and_orphans_leave_nothing(docker: Observed, make_t
 async def test_sigterm_reaches_the_script_before_it_is_killed(docker: Observed, make_task: MakeTask) -> None:
     result = await docker.run(make_task("trap 'echo cleaned; exit 0' TERM; sleep 60 & wait", timeout_ms=500))
     assert (result.timed_out, result.stdout) == (True, "cleaned\n")
+
+
+async def test_halted_task_is_ended_like_one_whose_time_is_up_and_has_its_result(
+    docker: Observed, make_task: MakeTask
+) -> None:
+    halt = asyncio.get_running_loop().create_future()
+    task = make_task("trap 'echo cleaned; exit 0' TERM; echo kept > file; echo up; sleep 60 & wait", halt=halt)
+    running = await docker.begin(task)
+    halt.set_result(None)
+    result = await asyncio.wait_for(running, 15)
+    assert (result.timed_out, result.stdout) == (False, "up\ncleaned\n")
+    assert (task.workdir / "file").read_text() == "kept\n"
 
 
 async def test_endless_output_keeps_head_and_tail_and_is_marked(fresh: Observed, make_task: MakeTask) -> None:

@@ -39,6 +39,49 @@ async def test_processes_outside_cannot_be_traced(docker: Observed, make_task: M
     assert (await docker.run(task)).stdout.split() in ([str(ESRCH)], ["1"])
 
 
+async def test_processes_outside_cannot_be_read_through_proc(docker: Observed, make_task: MakeTask) -> None:
+    own = os.getpid()
+    places = f"/proc/{own}/environ /proc/{own}/root/etc/hostname /proc/{own}/cwd /proc/{own}/fd /proc/1/root/etc/shadow"
+    # Of these the engine leaves the names, with nothing behind them.
+    places += " /proc/kcore /proc/keys /proc/timer_list"
+    script = f"for p in {places}; do [ -n \"$(head -c 1 $p 2>/dev/null | tr '\\0' x)\" ] && echo $p; done; true"
+    result = await docker.run(make_task(script))
+    assert result.stdout == ""
+    written = await docker.run(
+        make_task("for p in /proc/sysrq-trigger /proc/sys/kernel/core_pattern; do echo x > $p; done")
+    )
+    assert written.stderr.count("can't create") == 2, written
+
+
+async def test_links_in_the_folder_lead_nowhere_outside(docker: Observed, make_task: MakeTask, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("host-secret-text")
+    secret.chmod(0o666)
+    task = make_task("cat absolute climbing; echo changed > absolute; echo changed > climbing; ls -l /work")
+    (task.workdir / "absolute").symlink_to(secret)
+    (task.workdir / "climbing").symlink_to("../" * 12 + str(secret).lstrip("/"))
+    result = await docker.run(task)
+    assert "host-secret-text" not in result.stdout
+    assert secret.read_text() == "host-secret-text"
+
+
+async def test_hostile_names_and_values_are_data(docker: Observed, make_task: MakeTask) -> None:
+    env = {"A": "--privileged -v /:/host", "B": "$(touch /work/evil)\n`id`'", "LD_LIBRARY_PATH": "/work"}
+    task = make_task('printf "%s|%s" "$A" "$B"; ls /host /work/evil', env=env, node="../../etc/; rm -rf $HOME")
+    (task.workdir / "-rf").touch()
+    (task.workdir / "a\nb\x1b[31m").touch()
+    result = await docker.run(task)
+    assert result.stdout == f"{env['A']}|{env['B']}"
+
+
+async def test_endless_output_keeps_head_and_tail_and_ends_in_time(docker: Observed, make_task: MakeTask) -> None:
+    script = "trap 'echo last; exit' TERM; echo first; yes & wait"
+    result = await docker.run(make_task(script, cap=4000, timeout_ms=500))
+    assert (result.timed_out, result.stdout_truncated) == (True, True)
+    assert result.stdout.startswith("first\n")
+    assert len(result.stdout) <= 4000
+
+
 async def test_a_device_file_in_the_folder_opens_nothing(docker: Observed, make_task: MakeTask) -> None:
     task = make_task("ls planted; head -c 1 planted && echo opened; echo x > planted && echo written; true")
     os.mknod(task.workdir / "planted", stat.S_IFCHR | 0o666, os.makedev(1, 11))  # /dev/kmsg

@@ -146,6 +146,20 @@ async def test_sigterm_comes_first_so_that_a_task_can_clean_up(host: Observed, m
 
 
 @pytest.mark.promise("P11")
+async def test_halted_task_is_ended_like_one_whose_time_is_up_and_has_its_result(
+    host: Observed, make_task: MakeTask
+) -> None:
+    sleep = unique_sleep()
+    halt = asyncio.get_running_loop().create_future()
+    task = make_task(f"trap 'echo cleaned; exit 0' TERM; {sleep} & echo up; wait", halt=halt)
+    running = await host.begin(task)
+    halt.set_result(None)
+    result = await asyncio.wait_for(running, 15)
+    assert (result.timed_out, result.stdout) == (False, "up\ncleaned\n")
+    assert processes_saying(sleep) == []
+
+
+@pytest.mark.promise("P11")
 async def test_double_forked_orphan_without_environment_does_not_outlive_the_task(
     kept: Observed, make_task: MakeTask
 ) -> None:
