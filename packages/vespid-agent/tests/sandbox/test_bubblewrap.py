@@ -4,6 +4,7 @@ Tests that fork drop to an ordinary user where the suite runs as root, so both w
 """
 
 import asyncio
+import codecs
 import os
 import pickle
 import shutil
@@ -18,7 +19,8 @@ import pytest
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
 from vespid_agent.sandbox.cgroup import Cgroups
 from vespid_agent.sandbox.limits import Limits
-from vespid_agent.sandbox.task import Availability, SandboxError, ShellTask, TaskResult
+from vespid_agent.sandbox.quota import Quota
+from vespid_agent.sandbox.task import Availability, QuotaExceeded, SandboxError, ShellTask, TaskResult
 from vespid_agent.sandbox.workdir import Workdirs
 
 from .conftest import MakeTask, Observed, nothing_outlives, own_address, processes_saying
@@ -224,6 +226,14 @@ i=0; while [ $i -lt 100 ]; do sleep 5 & i=$((i+1)); done 2>/dev/null; echo forke
     assert "forked all" not in result.stdout  # 64 processes, then the shell gives up
 
 
+@pytest.mark.promise("P11")
+async def test_ordinary_users_agent_sees_what_a_task_holds_without_a_name() -> None:
+    result = _as_ordinary_user(_holds_too_much_in)
+    if isinstance(result, str):
+        pytest.fail(result)
+    assert (result.exit_code, result.timed_out, result.stdout) == (None, False, "held\n")
+
+
 async def test_unknown_shell_setup_is_a_sandbox_error(bubblewrap: Observed, make_task: MakeTask) -> None:
     task = make_task("true")
     task.workdir.rmdir()
@@ -248,12 +258,27 @@ async def _run_in(folder: Path, script: str) -> TaskResult | str:
     return await Observed(backend).run(task)
 
 
+async def _holds_too_much_in(folder: Path) -> TaskResult | str:
+    observed = Observed(BubblewrapBackend(limits=Limits(memory_mb=256, cpus=1, pids=64), kill_grace_ms=200))
+    script = "exec 5>x; rm x; head -c 3000000 /dev/zero >&5; echo held; while :; do sleep 0.1; done"
+    task = ShellTask("r", "run", "n", script, Workdirs(folder).open("run", "n"), 20_000, 10_000)
+
+    async def root() -> int | None:
+        return observed.marks[0].pid if observed.marks else None
+
+    try:
+        return f"ended as {await Quota(1).keep(task, observed.run, root)}"
+    except QuotaExceeded as exceeded:
+        return exceeded.result or "there is no result"
+
+
 def _as_ordinary_user(work: Callable[[Path], object]) -> TaskResult | str:
     """The outcome of an asynchronous function in a process of another user (or of ours, when we are not root)."""
     folder = Path(tempfile.mkdtemp(prefix="vespid-user-"))
     read_end, write_end = os.pipe()
     if os.geteuid() == 0:
         os.chown(folder, _NOBODY, _NOBODY)
+    codecs.lookup("ascii")  # loaded at its first use: by then the interpreter's own files may be out of reach
     child = os.fork()
     if child == 0:
         try:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.container_engine import IMAGE, ContainerEngine
 
 from vespid_agent.sandbox.docker.backend import DockerBackend
+from vespid_agent.sandbox.docker.container import Container
 from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.task import ProcessMark, QuotaExceeded, SandboxError, ShellTask
 from vespid_agent.sandbox.workdir import SLOTS, Workdirs
@@ -253,6 +254,25 @@ async def test_halted_task_is_ended_like_one_whose_time_is_up_and_has_its_result
     result = await asyncio.wait_for(running, 15)
     assert (result.timed_out, result.stdout) == (False, "up\ncleaned\n")
     assert (task.workdir / "file").read_text() == "kept\n"
+
+
+async def test_process_that_the_engine_names_is_looked_into_only_where_it_has_the_tasks_folder(
+    fresh: Observed, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def named(_: Container) -> int:
+        return os.getpid()
+
+    task = make_task("echo up; while [ ! -e over ]; do sleep 0.05; done")
+    running = await fresh.begin(task)
+    root = await fresh.backend.root_of(fresh.marks[0], task.workdir)
+    assert root is not None
+    assert Path(f"/proc/{root}/cmdline").read_bytes().startswith(b"sh\0")
+    with monkeypatch.context() as elsewhere:  # an engine that counts processes otherwise than we do
+        elsewhere.setattr(Container, "first_pid", named)
+        assert await fresh.backend.root_of(fresh.marks[0], task.workdir) is None
+    (task.workdir / "over").touch()
+    await running
+    assert await fresh.backend.root_of(fresh.marks[0], task.workdir) is None
 
 
 async def test_endless_output_keeps_head_and_tail_and_is_marked(fresh: Observed, make_task: MakeTask) -> None:
