@@ -76,11 +76,11 @@ def recipe(
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "NetworkMode": "none" if profile.network == "none" else "bridge",
-        "IpcMode": "private",
+        # Its own IPC, and no /dev/shm: /work and /tmp are the only places that can be written.
+        "IpcMode": "none",
         "Mounts": [dict(work), *covers],
         # Its owner is named because the mode is that of the image's own /tmp, where it has one.
         "Tmpfs": {"/tmp": f"rw,nosuid,nodev,exec,mode=1777,uid={uid},gid={gid},size={memory}"},  # noqa: S108
-        "ShmSize": min(memory, 64 * _MB),
         "Ulimits": ulimits,
         # What is printed goes to whoever is attached and nowhere else.
         "LogConfig": {"Type": "none"},
