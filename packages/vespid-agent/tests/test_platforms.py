@@ -15,7 +15,7 @@ from vespid_agent.testing.fake_gateway import FakeGateway
 from vespid_agent.testing.payloads import decoded, shell
 from vespid_agent.testing.running import AgentProcess, appears
 
-LINUX_ONLY = {"bubblewrap", "host_linux", "keeper", "supervise"}
+LINUX_ONLY = {"bubblewrap", "host_linux", "keeper", "nursery", "stage", "starter", "supervise"}
 WINDOWS = {"signal": ["SIGKILL", "SIGHUP", "SIGCHLD", "SIGSTOP", "SIGCONT", "SIGPIPE", "pthread_sigmask"]}
 WINDOWS["os"] = ["fork", "getuid", "geteuid", "getgid", "setsid", "killpg", "memfd_create", "MFD_CLOEXEC", "fchmod"]
 WINDOWS["os"] += ["O_CLOEXEC", "O_NOFOLLOW", "O_DIRECTORY", "O_PATH", "pwrite", "chown", "setresuid"]

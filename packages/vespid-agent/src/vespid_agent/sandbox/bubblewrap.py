@@ -13,12 +13,12 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-from vespid_agent.sandbox import keeper, process_tree, seccomp, supervise
+from vespid_agent.sandbox import process_tree, seccomp, stage, supervise
 from vespid_agent.sandbox.cgroup import Cgroup, Cgroups
 from vespid_agent.sandbox.ending import to_the_end
+from vespid_agent.sandbox.launch import Launch, encoded
 from vespid_agent.sandbox.limits import Limits
 from vespid_agent.sandbox.script import SCRIPT_DESCRIPTOR, SCRIPT_PATH, memory_file
 from vespid_agent.sandbox.task import (
@@ -73,11 +73,6 @@ _PASSWD = b"sandbox:x:%d:%d::/work:/bin/sh\nnobody:x:%d:%d::/:/usr/sbin/nologin\
 _GROUP = b"sandbox:x:%d:\nnogroup:x:%d:\n" % (_INNER_ID, _NOBODY)
 _HOSTS = b"127.0.0.1 localhost sandbox\n::1 localhost\n"
 _NO_FILTER = f"there is no filter of system calls for this machine, only for {' and '.join(seccomp.MACHINES)}"
-
-_CLONE_NEWNS = 0x00020000
-_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
-# Covered, in the task's own mount namespace only, to hold the workdir where `nobody` can reach it.
-_STAGE = "/tmp"  # noqa: S108 - not used as a temporary directory
 
 
 class BubblewrapBackend:
@@ -134,16 +129,16 @@ class BubblewrapBackend:
             }
             for number, content in contents.items():
                 opened[number] = memory_file("sandbox", content)
-            launch = keeper.Launch(
-                argv=[bwrap, "--args", str(_ARGS_DESCRIPTOR), "--", *inside],
+            launch = Launch(
+                argv=[os.fsencode(argument) for argument in (bwrap, "--args", str(_ARGS_DESCRIPTOR), "--", *inside)],
                 # Empty on purpose: bwrap itself runs outside, and LD_PRELOAD of a task must not reach it.
-                env={process_tree.TOKEN_VARIABLE: token},
-                cwd=task.workdir,
+                env=encoded({process_tree.TOKEN_VARIABLE: token}),
+                cwd=os.fsencode(task.workdir),
                 kill_grace_ms=self._kill_grace_ms,
                 descriptors=opened,
                 limits=self._rlimits(group),
-                cgroup_procs=group.procs if group is not None else (),
-                prepare=self._become_nobody(task.workdir) if os.geteuid() == 0 else None,
+                cgroup_procs=[os.fsencode(procs) for procs in group.procs] if group is not None else [],
+                as_nobody=os.geteuid() == 0,
                 spare_root=True,
             )
             return await supervise.supervise(launch, task, self.name, token, on_output, started)
@@ -219,7 +214,7 @@ class BubblewrapBackend:
         arguments += self._file_system(network)
         arguments += ["--proc", "/proc", "--dev", "/dev"]
         arguments += ["--size", size, "--tmpfs", "/dev/shm", "--perms", "1777", "--size", size, "--tmpfs", "/tmp"]  # noqa: S108
-        workdir = f"{_STAGE}/work" if os.geteuid() == 0 else str(task.workdir)
+        workdir = stage.FOLDER if os.geteuid() == 0 else str(task.workdir)
         arguments += ["--bind", workdir, "/work", "--chdir", "/work"]
         # Without this the tmpfs that holds the mount points could be filled.
         return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/"]
@@ -240,26 +235,6 @@ class BubblewrapBackend:
         if network == "none":
             arguments += ["--ro-bind-data", str(_HOSTS_DESCRIPTOR), "/etc/hosts"]
         return arguments
-
-    @staticmethod
-    def _become_nobody(workdir: Path) -> Callable[[], None]:
-        """As root: give `nobody` the workdir, at a place it can reach, and become it, all in the task's own process."""
-
-        def prepare() -> None:
-            os.chown(workdir, _NOBODY, _NOBODY, follow_symlinks=False)
-            keeper.unshare_syscall(_CLONE_NEWNS)
-            keeper.mount_syscall(None, "/", None, _MS_REC | _MS_PRIVATE)
-            held = os.open(workdir, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY)
-            keeper.mount_syscall("vespid", _STAGE, "tmpfs", 0, "mode=0755,size=64k")
-            os.mkdir(f"{_STAGE}/work")
-            keeper.mount_syscall(f"/proc/self/fd/{held}", f"{_STAGE}/work", None, _MS_BIND)
-            os.close(held)
-            os.chdir("/")
-            os.setgroups([])
-            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-
-        return prepare
 
     async def _try(self) -> Availability:
         if shutil.which("bwrap") is None:

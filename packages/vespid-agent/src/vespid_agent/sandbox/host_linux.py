@@ -1,10 +1,11 @@
-"""The host backend on Linux: a keeper, forked for each task, is the subreaper of all that the task starts."""
+"""The host backend on Linux: a keeper for each task is the subreaper of all that the task starts."""
 
 import os
 import resource
 import sys
 
-from vespid_agent.sandbox import keeper, supervise
+from vespid_agent.sandbox import launch as launches
+from vespid_agent.sandbox import supervise
 from vespid_agent.sandbox.host_part import Launch, PosixShells
 from vespid_agent.sandbox.script import SCRIPT_DESCRIPTOR, SCRIPT_PATH, memory_file
 from vespid_agent.sandbox.task import OnOutput, ProcessMark, ShellTask, Started, TaskResult
@@ -21,10 +22,10 @@ class KeptHost(PosixShells):
             limits[resource.RLIMIT_FSIZE] = launch.file_bytes
         script = memory_file("script", task.script.encode("utf-8", "replace"))
         try:
-            kept = keeper.Launch(
-                argv=[launch.shell, SCRIPT_PATH],
-                env=launch.env,
-                cwd=task.workdir,
+            kept = launches.Launch(
+                argv=[os.fsencode(launch.shell), SCRIPT_PATH.encode()],
+                env=launches.encoded(launch.env),
+                cwd=os.fsencode(task.workdir),
                 kill_grace_ms=launch.kill_grace_ms,
                 descriptors={SCRIPT_DESCRIPTOR: script},
                 limits=limits,

@@ -1,39 +1,37 @@
 """The keeper: a small process between the agent and a task, so that nothing of the task outlives it or the agent.
 
-It is forked from the agent (not executed: an agent may be one frozen binary) and made the *subreaper* of all that the
-task starts: a process that is orphaned by a double fork becomes the keeper's child and not init's, so "has no children"
-means "nothing is left". It holds one end of a pipe whose other end only the agent has: the agent says `go` on it once
-the journal entry is on disk, and closing it, or dying, means "end everything": SIGTERM to the tree, SIGKILL after the
-grace.
+It is made the *subreaper* of all that the task starts: a process that is orphaned by a double fork becomes the keeper's
+child and not init's, so "has no children" means "nothing is left". It holds one end of a pipe whose other end only the
+agent has: the agent says `go` on it once the journal entry is on disk, and closing it, or dying, means "end
+everything": SIGTERM to the tree, SIGKILL after the grace.
 
-    agent ──control──▶ keeper ──fork──▶ task ──▶ whatever it starts
-          ◀──status───                  stdout and stderr go straight to the agent
+    agent ──control──▶ keeper ─────▶ starter, then task ──▶ whatever it starts
+          ◀──status───               stdout and stderr go straight to the agent
 
-Linux only. What runs in the child uses system calls and nothing of the agent's: no loop, no locks, no logging.
+It is forked by the `nursery`, with a starter below it, before there is a task, and waits for one. Linux only. It uses
+system calls and nothing of the agent's: no loop, no locks, no logging.
 """
 
 import contextlib
 import ctypes
-import fcntl
-import gc
 import os
-import resource
 import select
 import signal
+import socket
 import sys
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NoReturn
 
-from vespid_agent.sandbox import process_tree
+from vespid_agent.sandbox import launch as launches
+from vespid_agent.sandbox import process_tree, starter
+from vespid_agent.sandbox.launch import Launch
+from vespid_agent.sandbox.starter import GO, tell
 
 assert sys.platform == "linux"
 
+# The first word to the agent: the keeper's pid, or below zero the number of the error that kept it from beginning.
+ANSWER_BYTES = 4
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -41,168 +39,74 @@ _PR_SET_CHILD_SUBREAPER = 36
 _KILL_PATIENCE_S = 10.0
 _KILL_ROUND_S = 0.02
 
-# A task is a better victim for the kernel than the agent that reports it.
-_OOM_SCORE_ADJ = b"500"
+
+def answer(status: int, pid_or_error: int) -> None:
+    """Raises OSError when the agent is not there any more."""
+    os.write(status, pid_or_error.to_bytes(ANSWER_BYTES, sys.byteorder, signed=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What to execute and in which surroundings."""
-
-    argv: Sequence[str]
-    env: Mapping[str, str]
-    cwd: Path
-    kill_grace_ms: int
-    # Descriptors the program finds at these numbers (from 3 up); closed in the agent by whoever opened them.
-    descriptors: Mapping[int, int] = field(default_factory=dict)
-    # Soft and hard limit by RLIMIT_*.
-    limits: Mapping[int, int] = field(default_factory=dict)
-    # Files a process writes its own pid to in order to join a cgroup.
-    cgroup_procs: Sequence[Path] = ()
-    # Runs in the task's process before the program, with what rights the agent has.
-    prepare: Callable[[], None] | None = None
-    # The program is only a monitor of the real task (bwrap): SIGTERM goes to what is below it.
-    spare_root: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pipes:
-    """The agent's ends."""
-
-    pid: int
-    stdout: int
-    stderr: int
-    control: int
-    status: int
-
-
-def fork(launch: Launch) -> Pipes:
-    """Start a keeper that waits for `go`. Raises OSError when there is no room for one more process."""
-    ends = [os.pipe() for _ in range(4)]
-    (out_r, out_w), (err_r, err_w), (control_r, control_w), (status_r, status_w) = ends
-    # No signal may run one of the agent's handlers in the child before they are reset there.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of threads; see the module's docstring
-            pid = os.fork()
-        if pid == 0:
-            _child(launch, control_r, status_w, out_w, err_w)
-    except OSError:
-        for read_end, write_end in ends:
-            os.close(read_end)
-            os.close(write_end)
-        raise
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    for end in (out_w, err_w, control_r, status_w):
-        os.close(end)
-    for end in (out_r, err_r, status_r):
-        os.set_blocking(end, False)
-    return Pipes(pid, out_r, err_r, control_w, status_r)
-
-
-def _child(launch: Launch, control: int, status: int, out: int, err: int) -> NoReturn:
-    code = 1
-    try:
-        _forget_agent({control, status, out, err, *launch.descriptors.values()})
-        code = _Keeper(launch, control, status, out, err).keep()
-    except BaseException as failure:  # noqa: BLE001 - whatever it is, a forked child must never return into the agent
-        with contextlib.suppress(OSError):
-            _tell(status, f"failed keeper: {failure!r}")
-    os._exit(code)
-
-
-def _forget_agent(kept: set[int]) -> None:
-    """Close the agent's sockets, files and locks, take default signals, leave its terminal and session."""
-    gc.disable()  # garbage of the agent that is finalised here would close descriptors that are ours by now
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with contextlib.suppress(OSError, ValueError):
-            signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+def live(link: socket.socket, taken: int) -> None:
+    """A whole life: wait for the next launch on the link, keep its task to the end. `taken` is told once it has one."""
     os.setsid()
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in kept:
-            with contextlib.suppress(OSError):
-                os.close(int(name))
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
     _LIBC.prctl(_PR_SET_NAME, b"vespid-keeper", 0, 0, 0)
     if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+    ready = None
+    with contextlib.suppress(OSError):  # no room for it now: perhaps there is when it is needed
+        ready = starter.fork([link.fileno(), taken])
+    given = launches.take(link)
+    link.close()
+    if not given:
+        return
+    control, status, *for_starter = given
+    try:
+        root, to_starter = ready or starter.fork([taken, control])
+    except OSError as full:
+        answer(status, -(full.errno or 1))
+        return
+    answer(status, os.getpid())
+    try:
+        _, _, order, *descriptors = for_starter
+        kept = _Kept(launches.unpack(order, descriptors), control, status, root, to_starter)
+        with contextlib.suppress(BrokenPipeError):  # somebody killed it: seen as its end
+            launches.hand_over(to_starter, [status, *for_starter])
+        os.write(taken, b"t")
+        for descriptor in (taken, *for_starter):
+            os.close(descriptor)
+        kept.keep()
+    except Exception as failure:  # noqa: BLE001 - told to the agent, which else would take us for killed
+        tell(status, f"failed keeper: {failure!r}")
 
 
-def _tell(status: int, line: str) -> None:
-    os.write(status, line.replace("\n", " ").encode("utf-8", "replace")[:900] + b"\n")
+class _Kept:
+    """One task, from its launch to the end of all that it started."""
 
-
-class _Keeper:
-    """Runs in the forked child."""
-
-    def __init__(self, launch: Launch, control: int, status: int, out: int, err: int) -> None:
-        self._launch = launch
+    def __init__(self, launch: Launch, control: int, status: int, root: int, to_starter: socket.socket) -> None:
+        # Nothing else of the launch is remembered: it holds secrets.
+        self._kill_grace_ms = launch.kill_grace_ms
+        self._spare_root = launch.spare_root
         self._control = control
         self._status = status
-        self._out = out
-        self._err = err
-        self._root = 0
+        self._root = root
+        self._to_starter = to_starter
         self._childless = False
         self._wake, wake_w = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(wake_w, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def keep(self) -> int:
-        if os.read(self._control, 1) != b"g":
-            return 0  # given up before it began
-        self._root = os.fork()
-        if self._root == 0:
-            self._become_task()
-        os.close(self._out)
-        os.close(self._err)
-        for descriptor in set(self._launch.descriptors.values()):
-            os.close(descriptor)
-        self._wait_for_end()
+    def keep(self) -> None:
+        if os.read(self._control, 1) == GO:
+            with contextlib.suppress(BrokenPipeError):  # it failed and said so
+                self._to_starter.send(GO)
+            self._to_starter.close()
+            self._wait_for_end()
+        else:  # given up before it began
+            self._to_starter.close()
         self._end_tree()
         left = [] if self._childless else process_tree.descendants(os.getpid())
-        _tell(self._status, f"stuck {left}" if left else "done")
-        return 0
-
-    def _become_task(self) -> NoReturn:
-        try:
-            self._enter_surroundings()
-            os.execve(self._launch.argv[0], list(self._launch.argv), dict(self._launch.env))  # noqa: S606 - that is the point
-        except BaseException as failure:  # noqa: BLE001 - told to the agent; this process must not go on as a keeper
-            with contextlib.suppress(OSError):
-                _tell(self._status, f"failed {failure}")
-        os._exit(127)
-
-    def _enter_surroundings(self) -> None:
-        launch = self._launch
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        os.setsid()
-        os.dup2(self._out, 1)
-        os.dup2(self._err, 2)
-        for procs in launch.cgroup_procs:
-            procs.write_bytes(b"0")
-        with contextlib.suppress(OSError):  # only makes us the likelier survivor; not every kernel lets us
-            Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE_ADJ)
-        os.chdir(launch.cwd)
-        if launch.prepare is not None:
-            launch.prepare()
-        for limit, value in launch.limits.items():
-            _lower_limit(limit, value)
-        floor = max([2, *launch.descriptors]) + 1
-        self._status = fcntl.fcntl(self._status, fcntl.F_DUPFD_CLOEXEC, floor)
-        _place(launch.descriptors, floor)
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        tell(self._status, f"stuck {left}" if left else "done")
 
     def _wait_for_end(self) -> None:
         """Until the task's first process has ended, or the agent closes its end or dies."""
@@ -220,11 +124,11 @@ class _Keeper:
         if self._childless:
             return
         below = process_tree.descendants(os.getpid())
-        spared = {self._root} if self._launch.spare_root else set()
+        spared = {self._root} if self._spare_root else set()
         process_tree.send((pid for pid in below if pid not in spared), signal.SIGTERM)
         # A stopped process hears SIGTERM only once it goes on.
         process_tree.send((pid for pid in below if pid not in spared), signal.SIGCONT)
-        self._wait_childless(self._launch.kill_grace_ms / 1000)
+        self._wait_childless(self._kill_grace_ms / 1000)
         give_up = time.monotonic() + _KILL_PATIENCE_S
         while not self._childless and time.monotonic() < give_up:
             below = process_tree.descendants(os.getpid())
@@ -256,32 +160,4 @@ class _Keeper:
                 return self._root == 0
             if pid == self._root:
                 self._root = 0
-                _tell(self._status, f"exit {os.waitstatus_to_exitcode(wait_status)}")
-
-
-def _lower_limit(limit: int, value: int) -> None:
-    _, hard = resource.getrlimit(limit)
-    least = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(limit, (least, least))
-
-
-def _place(descriptors: Mapping[int, int], floor: int) -> None:
-    """Put each descriptor at its number. They are moved out of the way first, so that none overwrites another."""
-    moved = {number: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, floor) for number, source in descriptors.items()}
-    for number, source in moved.items():
-        os.dup2(source, number)
-
-
-def mount_syscall(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """mount(2). Raises OSError."""
-    encoded = [text.encode() if text is not None else None for text in (source, target, kind, data)]
-    if _LIBC.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"mount {target}: {os.strerror(code)}")
-
-
-def unshare_syscall(flags: int) -> None:
-    """unshare(2). Raises OSError."""
-    if _LIBC.unshare(flags) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"unshare: {os.strerror(code)}")
+                tell(self._status, f"exit {os.waitstatus_to_exitcode(wait_status)}")

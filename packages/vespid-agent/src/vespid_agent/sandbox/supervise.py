@@ -7,8 +7,9 @@ import signal
 import sys
 import time
 
-from vespid_agent.sandbox import keeper, process_tree
+from vespid_agent.sandbox import nursery, process_tree
 from vespid_agent.sandbox.ending import runs_out_of_time, to_the_end
+from vespid_agent.sandbox.launch import Launch
 from vespid_agent.sandbox.output import OutputCapture
 from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Started, Stream, TaskResult
 
@@ -23,13 +24,13 @@ _REAP_ROUND_S = 0.02
 
 
 async def supervise(
-    launch: keeper.Launch, task: ShellTask, backend: str, token: str, on_output: OnOutput, started: Started
+    launch: Launch, task: ShellTask, backend: str, token: str, on_output: OnOutput, started: Started
 ) -> TaskResult:
     """Run to the end, the timeout or the cancellation; in each case nothing is left. Raises `SandboxError`."""
     try:
-        kept = _Kept(keeper.fork(launch), task, on_output)
+        kept = _Kept(await nursery.launch(launch), task, on_output)
     except OSError as full:
-        message = f"cannot start a process: {full.strerror}"
+        message = f"cannot start a process: {full.strerror or full}"
         raise SandboxError(f"SANDBOX_UNAVAILABLE:{backend}", message, retryable=True) from full
     try:
         ticks = process_tree.start_ticks(kept.pid)
@@ -48,7 +49,7 @@ async def supervise(
 class _Kept:
     """One keeper and the four pipes to it."""
 
-    def __init__(self, pipes: keeper.Pipes, task: ShellTask, on_output: OnOutput) -> None:
+    def __init__(self, pipes: nursery.Pipes, task: ShellTask, on_output: OnOutput) -> None:
         self._loop = asyncio.get_running_loop()
         self._pipes = pipes
         self.pid = pipes.pid
@@ -165,8 +166,6 @@ class _Kept:
                 self._failure = self._failure or failure
                 self._texts[descriptor] = ("", True)
         os.close(self._pipes.status)
-        with contextlib.suppress(ChildProcessError):  # somebody else of this process collects children
-            os.waitpid(self._pipes.pid, 0)
 
     def _drain(self, descriptor: int, capture: OutputCapture) -> None:
         """What was written before the last writer died: at most one pipe full."""
