@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -56,11 +57,18 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """The Vespid node-agent: runs an organization's work on this machine."""
+    if sys.platform == "linux" and context.invoked_subcommand in ("connect", "start"):
+        from vespid_agent.sandbox import nursery
+
+        # Before this process grows and reads its token. If there is no room for it now, the first task tries again.
+        with contextlib.suppress(OSError):
+            nursery.begin()
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from vespid_agent.sandbox import bubblewrap as bubblewrap_module
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
 from vespid_agent.sandbox.cgroup import Cgroups
 from vespid_agent.sandbox.limits import Limits
@@ -71,6 +72,33 @@ async def test_only_work_and_tmp_can_be_written(bubblewrap: Observed, make_task:
     places = "/ /usr /usr/bin /etc /dev /proc /proc/sys/kernel /bin /work /tmp /dev/shm"
     script = f'for p in {places}; do (echo x > "$p/probe") 2>/dev/null && echo "$p"; done; true'
     assert (await bubblewrap.run(make_task(script))).stdout.split() == ["/work", "/tmp", "/dev/shm"]
+
+
+@pytest.mark.promise("P11")
+async def test_files_that_are_copied_in_can_be_read_and_not_changed(bubblewrap: Observed, make_task: MakeTask) -> None:
+    script = (
+        "for f in passwd group hosts nsswitch.conf ld.so.cache; do "
+        "cat /etc/$f >/dev/null && (echo x >> /etc/$f || chmod u+w /etc/$f || mv /etc/$f /etc/y || rm -f /etc/$f) "
+        "2>/dev/null && echo changed $f; done; wc -c < /etc/nsswitch.conf; touch -c /etc/passwd 2>/dev/null || echo end"
+    )
+    result = await bubblewrap.run(make_task(script))
+    assert result.stdout.split() == [str(Path("/etc/nsswitch.conf").stat().st_size), "end"], result
+
+
+async def test_a_file_of_the_system_that_is_not_for_everybody_is_not_copied_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, mode in (("open", 0o644), ("closed", 0o640)):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(mode)
+    (tmp_path / "large").write_bytes(b"x" * 300_000)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(bubblewrap_module, "_ETC", [f"..{tmp_path}/{name}" for name in os.listdir(tmp_path)])
+    opened = bubblewrap_module._open_small_files()
+    for descriptor in opened.values():
+        os.close(descriptor)
+    assert list(opened) == [f"..{tmp_path}/open"]
 
 
 @pytest.mark.promise("P11")

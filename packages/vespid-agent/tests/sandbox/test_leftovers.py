@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.support.container_engine import ContainerEngine
 
-from vespid_agent.sandbox import process_tree
+from vespid_agent.sandbox import nursery, process_tree
 from vespid_agent.sandbox.bubblewrap import BubblewrapBackend
 from vespid_agent.sandbox.cgroup import Cgroups
 from vespid_agent.sandbox.docker.backend import DockerBackend
@@ -65,7 +65,7 @@ def look(temporary: Path, workdirs: Workdirs) -> Look:
     def left(tokens: set[str]) -> Left:
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return Left(
-            processes=frozenset(_carrying(tokens)) | frozenset(process_tree.descendants(os.getpid())),
+            processes=frozenset(_carrying(tokens)) | frozenset(process_tree.descendants(os.getpid())) - _prepared(),
             groups=frozenset(path for token in tokens for path in groups.existing(token).directories if path.exists()),
             temporary=frozenset(os.listdir(temporary)),
             slots=len(os.listdir(slots)) if slots.exists() else 0,
@@ -139,6 +139,9 @@ async def _put_to_work(
 async def _quieten(observed: Observed) -> None:
     """What is prepared ahead has been; a connection that is kept is not a leak."""
     backend = observed.backend
+    async with asyncio.timeout(10):
+        while len(_prepared()) != 1 + 2 * nursery.READY:
+            await asyncio.sleep(0.01)
     if isinstance(backend, DockerBackend):
         if backend._pool is not None:
             await asyncio.gather(*backend._pool._tasks)
@@ -165,6 +168,13 @@ async def _one(observed: Observed, make_task: MakeTask, number: int, node: str =
 async def _at_the_engine(engine: ContainerEngine) -> tuple[int, int, int]:
     files = len(os.listdir(engine.folder / "data" / "containers"))
     return len(await engine.containers()), len(await engine.volumes()), files
+
+
+def _prepared() -> frozenset[int]:
+    """The nursery, and the keepers with their starters that wait for a task."""
+    nursery.begin()
+    assert nursery._current is not None
+    return frozenset([nursery._current._pid, *process_tree.descendants(nursery._current._pid)])
 
 
 def _carrying(tokens: set[str]) -> Iterator[int]:

@@ -7,10 +7,12 @@ even a hole in the namespaces is root.
 """
 
 import asyncio
+import contextlib
 import os
 import resource
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -69,6 +71,9 @@ _PASSWD_DESCRIPTOR = 5
 _GROUP_DESCRIPTOR = 6
 _HOSTS_DESCRIPTOR = 7
 _FILTER_DESCRIPTOR = 8
+_ETC_DESCRIPTOR = 9  # and up
+# A larger one is worth a mount.
+_COPIED_BYTES = 256 * 1024
 _PASSWD = b"sandbox:x:%d:%d::/work:/bin/sh\nnobody:x:%d:%d::/:/usr/sbin/nologin\n" % (*[_INNER_ID] * 2, *[_NOBODY] * 2)
 _GROUP = b"sandbox:x:%d:\nnogroup:x:%d:\n" % (_INNER_ID, _NOBODY)
 _HOSTS = b"127.0.0.1 localhost sandbox\n::1 localhost\n"
@@ -118,7 +123,9 @@ class BubblewrapBackend:
         opened: dict[int, int] = {}
         try:
             inside = [*self._nproc_limit(group), f"/bin/{task.shell}", SCRIPT_PATH]
-            arguments = self._arguments(task, token)
+            copied = _open_small_files()
+            opened |= {_ETC_DESCRIPTOR + at: descriptor for at, descriptor in enumerate(copied.values())}
+            arguments = self._arguments(task, token, list(copied))
             contents = {
                 SCRIPT_DESCRIPTOR: task.script.encode("utf-8", "replace"),
                 _ARGS_DESCRIPTOR: "".join(f"{argument}\0" for argument in arguments).encode("utf-8", "replace"),
@@ -199,7 +206,8 @@ class BubblewrapBackend:
             return []
         return [_PRLIMIT, f"--nproc={self._limits.pids}", "--"]
 
-    def _arguments(self, task: ShellTask, token: str) -> list[str]:
+    def _arguments(self, task: ShellTask, token: str, copied: list[str]) -> list[str]:
+        """`copied`: what of /etc is given as open files, from `_ETC_DESCRIPTOR` up."""
         network = task.network or self._network_default
         env = {"PATH": _PATH, "HOME": "/work", "TMPDIR": "/tmp", "USER": "sandbox", "LANG": "C.UTF-8"}  # noqa: S108
         env |= dict(task.env) | {process_tree.TOKEN_VARIABLE: token}
@@ -211,7 +219,7 @@ class BubblewrapBackend:
         arguments += ["--uid", str(_INNER_ID), "--gid", str(_INNER_ID), "--hostname", "sandbox", "--clearenv"]
         for name, value in env.items():
             arguments += ["--setenv", name, value]
-        arguments += self._file_system(network)
+        arguments += self._file_system(network, copied)
         arguments += ["--proc", "/proc", "--dev", "/dev"]
         arguments += ["--size", size, "--tmpfs", "/dev/shm", "--perms", "1777", "--size", size, "--tmpfs", "/tmp"]  # noqa: S108
         workdir = stage.FOLDER if os.geteuid() == 0 else str(task.workdir)
@@ -220,7 +228,8 @@ class BubblewrapBackend:
         return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/"]
 
     @staticmethod
-    def _file_system(network: Network) -> list[str]:
+    def _file_system(network: Network, copied: list[str]) -> list[str]:
+        """Files are copied in, not mounted: a mount costs bwrap more, and what holds them is read-only in the end."""
         arguments = ["--ro-bind", "/usr", "/usr"]
         for name in _ROOT_LINKS:
             path = Path("/") / name
@@ -229,11 +238,14 @@ class BubblewrapBackend:
             elif path.is_dir():
                 arguments += ["--ro-bind", str(path), str(path)]
         for name in (*_ETC, *(_ETC_WITH_NETWORK if network == "enabled" else ())):
-            arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-        arguments += ["--ro-bind-data", str(_PASSWD_DESCRIPTOR), "/etc/passwd"]
-        arguments += ["--ro-bind-data", str(_GROUP_DESCRIPTOR), "/etc/group"]
+            if name not in copied:
+                arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        files = {name: _ETC_DESCRIPTOR + at for at, name in enumerate(copied)}
+        files |= {"passwd": _PASSWD_DESCRIPTOR, "group": _GROUP_DESCRIPTOR}
         if network == "none":
-            arguments += ["--ro-bind-data", str(_HOSTS_DESCRIPTOR), "/etc/hosts"]
+            files["hosts"] = _HOSTS_DESCRIPTOR
+        for name, descriptor in files.items():
+            arguments += ["--perms", "0444", "--file", str(descriptor), f"/etc/{name}"]
         return arguments
 
     async def _try(self) -> Availability:
@@ -269,6 +281,20 @@ class BubblewrapBackend:
         if groups.obstacle is not None:
             notes.append(f"control groups of the agent's own: {groups.obstacle}")
         return Availability(True, notes=tuple(notes))
+
+
+def _open_small_files() -> dict[str, int]:
+    """Those of `_ETC` that are small files which anybody may read, opened, by name; the caller closes them."""
+    found: dict[str, int] = {}
+    for name in _ETC:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(f"/etc/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            seen = os.fstat(descriptor)
+            if stat.S_ISREG(seen.st_mode) and seen.st_mode & stat.S_IROTH and seen.st_size <= _COPIED_BYTES:
+                found[name] = descriptor
+            else:
+                os.close(descriptor)
+    return found
 
 
 def _ignore_output(stream: str, text: str, offset: int) -> None:
