@@ -54,6 +54,7 @@ def live(link: socket.socket, taken: int) -> None:
     ready = None
     with contextlib.suppress(OSError):  # no room for it now: perhaps there is when it is needed
         ready = starter.fork([link.fileno(), taken])
+    launches.rehearse()
     given = launches.take(link)
     link.close()
     if not given:
@@ -66,10 +67,10 @@ def live(link: socket.socket, taken: int) -> None:
         return
     answer(status, os.getpid())
     try:
-        _, _, order, *descriptors = for_starter
-        kept = _Kept(launches.unpack(order, descriptors), control, status, root, to_starter)
         with contextlib.suppress(BrokenPipeError):  # somebody killed it: seen as its end
             launches.hand_over(to_starter, [status, *for_starter])
+        _, _, order, *descriptors = for_starter
+        kept = _Kept(launches.unpack(order, descriptors), control, status, root, to_starter)
         os.write(taken, b"t")
         for descriptor in (taken, *for_starter):
             os.close(descriptor)

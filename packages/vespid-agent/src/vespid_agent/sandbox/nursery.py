@@ -207,7 +207,7 @@ def _live(link: socket.socket) -> NoReturn:
 
 
 def _forget_agent(link: int) -> None:
-    """Close the agent's sockets, files and locks, take default signals, leave its terminal, session and environment."""
+    """Let go of the agent's sockets, files and locks, take default signals, leave its terminal, session and environment."""
     gc.disable()  # garbage of the agent that is finalised here would close descriptors that are ours by now
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -218,11 +218,12 @@ def _forget_agent(link: int) -> None:
     # Keepers that end are nobody's to count: the kernel does away with them.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     os.setsid()
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    # Replaced and not closed: libuv, where the agent's loop is uvloop, closes its own again by number in whatever is
+    # forked from here, and must not meet descriptors of ours there.
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != link:
-            with contextlib.suppress(OSError):
-                os.close(int(name))
-    null = os.open(os.devnull, os.O_RDWR)
+        if int(name) not in (0, 1, 2, link, null):
+            os.dup2(null, int(name), inheritable=False)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     os.environ.clear()

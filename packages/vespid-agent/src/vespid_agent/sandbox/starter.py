@@ -54,6 +54,7 @@ def _become_task(link: socket.socket, keeper: int) -> NoReturn:
     status = -1
     try:
         _LIBC.prctl(_PR_SET_NAME, b"vespid-starter", 0, 0, 0)
+        launches.rehearse()
         given = launches.take(link)
         if given:
             status, out, err, order, *descriptors = given
