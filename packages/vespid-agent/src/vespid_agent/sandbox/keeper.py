@@ -71,7 +71,8 @@ def live(link: socket.socket, taken: int) -> None:
             launches.hand_over(to_starter, [status, *for_starter])
         _, _, order, *descriptors = for_starter
         kept = _Kept(launches.unpack(order, descriptors), control, status, root, to_starter)
-        os.write(taken, b"t")
+        with contextlib.suppress(BrokenPipeError):  # the nursery was killed: we go on without
+            os.write(taken, b"t")
         for descriptor in (taken, *for_starter):
             os.close(descriptor)
         kept.keep()
