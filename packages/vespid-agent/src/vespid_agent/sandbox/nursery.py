@@ -207,7 +207,7 @@ def _live(link: socket.socket) -> NoReturn:
 
 
 def _forget_agent(link: int) -> None:
-    """Let go of the agent's sockets, files and locks, take default signals, leave its terminal, session and environment."""
+    """Let go of the agent's sockets, files, locks and environment, take default signals, leave its session."""
     gc.disable()  # garbage of the agent that is finalised here would close descriptors that are ours by now
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
