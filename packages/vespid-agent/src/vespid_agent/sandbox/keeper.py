@@ -24,7 +24,6 @@ import time
 from vespid_agent.sandbox import launch as launches
 from vespid_agent.sandbox import process_tree, starter
 from vespid_agent.sandbox.launch import Launch
-from vespid_agent.sandbox.starter import GO, tell
 
 assert sys.platform == "linux"
 
@@ -77,7 +76,7 @@ def live(link: socket.socket, taken: int) -> None:
             os.close(descriptor)
         kept.keep()
     except Exception as failure:  # noqa: BLE001 - told to the agent, which else would take us for killed
-        tell(status, f"failed keeper: {failure!r}")
+        starter.tell(status, f"failed keeper: {failure!r}")
 
 
 class _Kept:
@@ -99,16 +98,16 @@ class _Kept:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def keep(self) -> None:
-        if os.read(self._control, 1) == GO:
+        if os.read(self._control, 1) == starter.GO:
             with contextlib.suppress(BrokenPipeError):  # it failed and said so
-                self._to_starter.send(GO)
+                self._to_starter.send(starter.GO)
             self._to_starter.close()
             self._wait_for_end()
         else:  # given up before it began
             self._to_starter.close()
         self._end_tree()
         left = [] if self._childless else process_tree.descendants(os.getpid())
-        tell(self._status, f"stuck {left}" if left else "done")
+        starter.tell(self._status, f"stuck {left}" if left else "done")
 
     def _wait_for_end(self) -> None:
         """Until the task's first process has ended, or the agent closes its end or dies."""
@@ -162,4 +161,4 @@ class _Kept:
                 return self._root == 0
             if pid == self._root:
                 self._root = 0
-                tell(self._status, f"exit {os.waitstatus_to_exitcode(wait_status)}")
+                starter.tell(self._status, f"exit {os.waitstatus_to_exitcode(wait_status)}")

@@ -49,6 +49,8 @@ def pack(launch: Launch) -> int:
 
 def unpack(order: int, given: Iterable[int]) -> Launch:
     """The launch with the descriptors that came with it in the place of those it was sent with. `order` stays open."""
+    if sys.platform != "linux":
+        raise OSError("processes are prepared on Linux only")
     launch = msgspec.msgpack.decode(os.pread(order, os.fstat(order).st_size, 0), type=Launch)
     return msgspec.structs.replace(launch, descriptors=dict(zip(launch.descriptors, given, strict=True)))
 
@@ -72,6 +74,8 @@ def take(link: socket.socket, flags: int = 0) -> list[int]:
 
 def rehearse() -> None:
     """Pass a launch to oneself. What is touched here is a forked process's own then, when the first real one comes."""
+    if sys.platform != "linux":
+        raise OSError("processes are prepared on Linux only")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         sent = pack(Launch([b"true"], {b"PATH": b"/bin"}, b"/", 0, {3: ours.fileno()}, {0: 0}, [b"/dev/null"]))
