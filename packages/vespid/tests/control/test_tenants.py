@@ -4,6 +4,7 @@ The list is the application's own, so a route that is added is tried without any
 """
 
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 from litestar.routes import HTTPRoute
@@ -11,6 +12,7 @@ from tests.support.control import Caller, Control
 
 from vespid.control.app import create_app
 from vespid.control.context import ORG_GUARDS, TenantContext
+from vespid_protocol.ids import OrgId
 
 pytestmark = pytest.mark.promise("P5")
 
@@ -23,6 +25,8 @@ BODIES: dict[str, object] = {
     "/workflows/{workflow_id}": {"name": "New name"},
     "/workflows/{workflow_id}/runs": {"input": {}},
 }
+# A query that each list demands.
+QUERIES = {"/memory/search": "?q=theirs&sessionKey=theirs", "/memory/docs": "?sessionKey=theirs"}
 DSL = {
     "version": "v2",
     "trigger": {"type": "trigger.manual"},
@@ -50,7 +54,7 @@ def test_every_organization_route_has_an_organization_guard(control: Control) ->
     assert bare == []
 
 
-async def everything_of(caller: Caller) -> dict[str, str]:
+async def everything_of(control: Control, caller: Caller) -> dict[str, str]:
     """One row of each kind, made in the caller's organization, by the name that paths have for its id."""
     invitation = await caller.post("/v1/orgs/{org}/invitations", {"email": "x@people.test", "roleKey": "member"})
     key = await caller.post("/v1/orgs/{org}/api-keys", {"name": "theirs", "role": "member"})
@@ -72,7 +76,19 @@ async def everything_of(caller: Caller) -> dict[str, str]:
         "workflow_id": workflow_id,
         "run_id": run.body["run"]["id"],
         "node_id": "n1",
+        "doc_id": await a_document_of(control, caller),
     }
+
+
+async def a_document_of(control: Control, caller: Caller) -> str:
+    """Remembered by a session of the caller's organization, as if its host had told it."""
+    async with control.plane.deps.database.tenant(OrgId(str(caller.org_id))) as connection:
+        doc_id = await connection.fetchval(
+            """insert into memory_docs (organization_id, session_key, path, version, sha256, content)
+               values ($1, 'theirs', 'MEMORY.md', 1, '', 'theirs') returning id""",
+            UUID(str(caller.org_id)),
+        )
+    return str(doc_id)
 
 
 def filled(path: str, org_id: str, ids: dict[str, str]) -> str:
@@ -83,7 +99,7 @@ def filled(path: str, org_id: str, ids: dict[str, str]) -> str:
 
 
 async def test_foreign_rows_are_404_on_every_route(control: Control, owner: Caller, stranger: Caller) -> None:
-    theirs = await everything_of(stranger)
+    theirs = await everything_of(control, stranger)
     wrong: list[tuple[str, str, int]] = []
     for method, path in org_routes(control):
         tail = path.removeprefix("/v1/orgs/{org_id}")
@@ -96,7 +112,7 @@ async def test_foreign_rows_are_404_on_every_route(control: Control, owner: Call
 
 
 async def test_a_foreign_organization_is_403_on_every_route(control: Control, owner: Caller, stranger: Caller) -> None:
-    theirs = await everything_of(stranger)
+    theirs = await everything_of(control, stranger)
     wrong: list[tuple[str, str, int]] = []
     for method, path in org_routes(control):
         where = filled(path, str(stranger.org_id), theirs)
@@ -113,10 +129,11 @@ async def test_a_foreign_organization_is_403_on_every_route(control: Control, ow
 
 
 async def test_lists_show_nothing_of_another_organization(control: Control, owner: Caller, stranger: Caller) -> None:
-    theirs = await everything_of(stranger)
+    theirs = await everything_of(control, stranger)
     for method, path in org_routes(control):
         if method == "GET" and "{" not in path.removeprefix("/v1/orgs/{org_id}"):
-            answer = await owner.get(filled(path, str(owner.org_id), {}))
+            query = QUERIES.get(path.removeprefix("/v1/orgs/{org_id}"), "")
+            answer = await owner.get(filled(path, str(owner.org_id), {}) + query)
             assert answer.status == 200
             shown = str(answer.body)
             assert [name for name, value in theirs.items() if value in shown and name != "node_id"] == [], path
@@ -129,7 +146,18 @@ async def test_an_api_key_of_another_organization_opens_nothing(
     machine = control.with_token(key.body["value"], owner.org_id)
     for method, path in org_routes(control):
         ids = dict.fromkeys(
-            ("user_id", "invitation_id", "key_id", "secret_id", "agent_id", "workflow_id", "run_id", "node_id"), "x"
+            (
+                "user_id",
+                "invitation_id",
+                "key_id",
+                "secret_id",
+                "agent_id",
+                "workflow_id",
+                "run_id",
+                "node_id",
+                "doc_id",
+            ),
+            "x",
         )
         answer = await machine.call(method, filled(path, str(owner.org_id), ids))
         assert (answer.status, answer.code) == (403, "ORG_ACCESS_DENIED"), path

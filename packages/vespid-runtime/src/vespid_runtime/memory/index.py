@@ -58,11 +58,6 @@ class MemoryIndex:
         self._hashes: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def close(self) -> None:
-        """Give its memory back."""
-        with self._lock:
-            self._database.close()
-
     def refresh(self, documents: Iterable[tuple[str, str, str]]) -> None:
         """Hold these documents (path, sha256, content) and no others."""
         with self._lock:

@@ -46,6 +46,12 @@ def content_sha256(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def check_size(path: str, size: int) -> None:
+    """Raises MemoryRefused where a document of that many bytes is too large."""
+    if size > DOCUMENT_MAX_BYTES:
+        raise MemoryRefused("content", f"{path} is larger than {DOCUMENT_MAX_BYTES} bytes")
+
+
 class MemoryWorkspace:
     """One session's documents. Blocks on the disk: call it from a thread. Threads may share one."""
 
@@ -66,8 +72,7 @@ class MemoryWorkspace:
         data = self._tree.read(path.split("/"), DOCUMENT_MAX_BYTES + 1)
         if data is None:
             return None
-        if len(data) > DOCUMENT_MAX_BYTES:
-            raise _too_large(path)
+        check_size(path, len(data))
         return _text(data)
 
     def write(self, path: str, content: str) -> str:
@@ -215,8 +220,7 @@ def _check_names(path: str, names: dict[str, str]) -> None:
 
 
 def _check_limits(path: str, count: int, size: int, total: int) -> None:
-    if size > DOCUMENT_MAX_BYTES:
-        raise _too_large(path)
+    check_size(path, size)
     if count > DOCUMENTS_MAX:
         raise _too_many(path)
     if total > TOTAL_MAX_BYTES:
@@ -225,10 +229,6 @@ def _check_limits(path: str, count: int, size: int, total: int) -> None:
 
 def _too_many(path: str) -> MemoryRefused:
     return MemoryRefused("path", f"{path} is one too many: a memory has at most {DOCUMENTS_MAX} documents")
-
-
-def _too_large(path: str) -> MemoryRefused:
-    return MemoryRefused("content", f"{path} is larger than {DOCUMENT_MAX_BYTES} bytes")
 
 
 def _text(data: bytes) -> str:

@@ -26,6 +26,7 @@ from vespid.control.body import MAX_BODY_BYTES, StrictRequest
 from vespid.control.context import provide_deps, provide_principal, provide_tenant
 from vespid.control.deps import Deps, Runs
 from vespid.control.errors import exception_handlers
+from vespid.control.gateways import Gateways
 from vespid.control.housekeeping import Housekeeping
 from vespid.control.http_service import HttpService
 from vespid.control.idempotency import provide_once
@@ -65,6 +66,7 @@ NOUNS = (
     "invitations",
     "managed_executors",
     "members",
+    "memory",
     "meta",
     "orgs",
     "pairing",
@@ -110,6 +112,7 @@ class ControlPlane:
             application_name="vespid-api",
         )
         own_runs = RunCreator(database) if runs is None else None
+        gateways = Gateways(database, settings.gateway_service_token)
         limit = RateLimit(settings.rate_limit_failures, settings.rate_limit_window_sec, settings.rate_limit_enabled)
         self._redis = redis
         self.deps = Deps(
@@ -126,6 +129,7 @@ class ControlPlane:
             plans=Plans(database),
             mail=mail,
             fanout=fanout,
+            gateways=gateways,
             feed=ControlFeed(database, fanout),
         )
         self._http = HttpService(
@@ -135,7 +139,16 @@ class ControlPlane:
             grace_s=settings.shutdown_grace_ms / 1000,
             trusted_proxies=settings.trusted_proxies,
         )
-        own = (*bus, database, self.deps.authorizer, own_runs, self.deps.feed, Housekeeping(database), self._http)
+        own = (
+            *bus,
+            database,
+            self.deps.authorizer,
+            own_runs,
+            gateways,
+            self.deps.feed,
+            Housekeeping(database),
+            self._http,
+        )
         self._stack = Stack([service for service in own if service is not None])
 
     @property

@@ -9,6 +9,8 @@ from typing import Protocol
 from redis.asyncio import Redis
 
 from vespid.bus.ports import Fanout, Mail
+from vespid.control.gateways import Gateways
+from vespid.control.memory_search import MemorySearch
 from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.plans import Plans
 from vespid.security.access_tokens import AccessTokens
@@ -58,6 +60,9 @@ class Deps:
     # Wakes workers, and carries hints; without them sweeps and re-reads do it, later.
     mail: Mail | None = None
     fanout: Fanout | None = None
+    # Asks gateways about hosts; None where this process knows none: 503 GATEWAY_NOT_CONFIGURED.
+    gateways: Gateways | None = None
+    memory_search: MemorySearch = field(default_factory=MemorySearch)
     # What changes elsewhere and ends streams here.
     feed: ControlFeed | None = None
     now_ms: Callable[[], int] = epoch_ms

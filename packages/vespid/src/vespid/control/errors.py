@@ -1,5 +1,6 @@
 """Every error of every route, in the flat envelope."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,9 @@ _MESSAGES = {
     405: "This route does not answer to that method.",
     413: "The body is larger than this route takes.",
 }
+
+# How the framework says that a parameter is not there.
+_MISSING = re.compile(r"Missing required \w+ parameter '([^']+)'")
 
 # The database is away or has no room: nothing was done, or it is not known; the request may be repeated.
 DATABASE_AWAY = (
@@ -116,8 +120,20 @@ def _respond(error: ApiError) -> Response[Any]:
 
 
 def _field_errors(error: ValidationException) -> dict[str, list[str]]:
-    """The framework's list of messages, by the name of the parameter."""
+    """The framework's list of messages, by the name of the parameter on the wire."""
+    missing = _MISSING.match(error.detail)
+    if missing is not None:
+        return {missing[1]: ["This parameter is required."]}
     fields: dict[str, list[str]] = {}
     for entry in error.extra if isinstance(error.extra, list) else []:
-        fields.setdefault(str(entry.get("key", "request")), []).append(str(entry.get("message", "Not valid.")))
+        key = str(entry.get("key", "request"))
+        if entry.get("source") in ("query", "header"):
+            key = _wire_name(key)
+        fields.setdefault(key, []).append(str(entry.get("message", "Not valid.")))
     return fields
+
+
+def _wire_name(name: str) -> str:
+    """The framework tells a parameter's name in the code."""
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)

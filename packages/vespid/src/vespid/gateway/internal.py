@@ -8,11 +8,13 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from vespid.bus import memory_push
 from vespid.dispatch.house import House
 from vespid.errors import ApiError
 from vespid.gateway.brain.body import DispatchBody
 from vespid.gateway.brain.dispatch import Dispatcher
 from vespid.gateway.edge.handover import Handover
+from vespid.gateway.edge.memory import HostMemory
 from vespid.gateway.edge.registry import Registry
 from vespid.security.envelope import SecretValue
 from vespid.store.executors import routes_of
@@ -25,6 +27,7 @@ BODY_MAX_BYTES = 1024 * 1024
 REQUEST_ID_MAX_CHARS = 128
 
 _encode = msgspec.json.Encoder().encode
+_decode_push_asked = msgspec.json.Decoder(memory_push.PushAsked).decode
 _decode_dispatch = msgspec.json.Decoder(DispatchBody).decode
 
 
@@ -40,12 +43,19 @@ class InternalHttp:
     """The routes."""
 
     def __init__(
-        self, house: House, dispatcher: Dispatcher, handover: Handover, registry: Registry, service_token: str
+        self,
+        house: House,
+        dispatcher: Dispatcher,
+        handover: Handover,
+        registry: Registry,
+        memory: HostMemory,
+        service_token: str,
     ) -> None:
         self._house = house
         self._dispatcher = dispatcher
         self._handover = handover
         self._registry = registry
+        self._memory = memory
         self._token = service_token.encode()
 
     def add_routes(self, app: web.Application) -> None:
@@ -56,6 +66,7 @@ class InternalHttp:
         router.add_post("/internal/v1/requests/{request_id}/cancel", self._guarded(self._cancel))
         router.add_get("/internal/v1/executors/routes", self._guarded(self._routes))
         router.add_post("/internal/v1/secret-handover", self._guarded(self._secret_handover))
+        router.add_post(memory_push.ROUTE, self._guarded(self._memory_push))
         router.add_get("/healthz", self._healthz)
         router.add_get("/readyz", self._readyz)
         router.add_get("/metrics", self._metrics)
@@ -102,6 +113,13 @@ class InternalHttp:
             raise ApiError(400, "BAD_REQUEST", "The handover is not readable.") from error
         self._handover.keep(RequestId(handed.request_id), SecretValue(handed.secret))
         return _json({"ok": True})
+
+    async def _memory_push(self, request: web.Request) -> web.Response:
+        try:
+            asked = _decode_push_asked(await request.read())
+        except msgspec.DecodeError as error:
+            raise ApiError(400, "BAD_REQUEST", f"The request is not readable: {error}") from error
+        return _json(await self._memory.push(asked))
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return _json({"ok": True})

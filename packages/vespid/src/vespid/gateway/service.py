@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -16,6 +17,7 @@ from vespid.gateway.brain.waiters import Waiters
 from vespid.gateway.edge.desk import EdgeDesk
 from vespid.gateway.edge.grants import Grants
 from vespid.gateway.edge.handover import Handover
+from vespid.gateway.edge.memory import HostMemory
 from vespid.gateway.edge.orders import Orders
 from vespid.gateway.edge.registry import Registry
 from vespid.gateway.edge.results import Results
@@ -76,14 +78,17 @@ class GatewayService:
             payload_max_chars=settings.remote_event_payload_max_chars,
             managed_tools=settings.session_managed_tools,
         )
-        desk = EdgeDesk(self.house, settings, self.registry, grants, results, streams, self._turns, self._tasks)
+        memory = HostMemory(self.registry, self._turn_store, Path(settings.session_memory_root))
+        desk = EdgeDesk(self.house, settings, self.registry, grants, results, streams, self._turns, memory, self._tasks)
         tokens = Tokens(self.house.db, self.registry, self._tasks)
         self._sockets = ExecutorSockets(self.house, settings, self.registry, desk, tokens, self._wheel)
         self._orders = Orders(self.house, self.registry, tokens, self._turns, self._tasks)
         self._waiters = Waiters(self.house.executions)
         self._courier = SecretCourier(self.house, handover, settings.gateway_service_token)
         dispatcher = Dispatcher(self.house, self._waiters, self._courier, keep_ms=keep_ms)
-        self._internal = InternalHttp(self.house, dispatcher, handover, self.registry, settings.gateway_service_token)
+        self._internal = InternalHttp(
+            self.house, dispatcher, handover, self.registry, memory, settings.gateway_service_token
+        )
         self._feed = ControlFeed(self.house.db, self.house.fanout, poll_s=settings.feed_poll_ms / 1000)
         self._feed.listen(self._orders.read)
         inbox = self.house.inbox

@@ -185,6 +185,11 @@ async def live_gateways(db: Database) -> list[ProcessId]:
     return [ProcessId(str(row["id"])) for row in await db.fetch_system(QUERIES.live_gateways)]
 
 
+async def gateway_addresses(db: Database) -> list[str]:
+    """Base URLs of the internal HTTP of all live gateways."""
+    return [row["address"] for row in await db.fetch_system(QUERIES.gateway_addresses)]
+
+
 async def address_of(db: Database, process_id: ProcessId) -> str | None:
     """Base URL of a live process's internal HTTP."""
     address: str | None = await db.fetchval_system(QUERIES.address_of, UUID(process_id))

@@ -15,6 +15,7 @@ from vespid.dispatch.house import House
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.grants import Grants
 from vespid.gateway.edge.inflight import InFlight
+from vespid.gateway.edge.memory import HostMemory
 from vespid.gateway.edge.registry import Registry
 from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.streams import Streams
@@ -30,6 +31,7 @@ from vespid_protocol.frames import (
     ExecuteEvent,
     ExecuteResult,
     Hello,
+    MemorySyncResult,
     SessionOpened,
     TurnDelta,
     TurnError,
@@ -60,6 +62,7 @@ class EdgeDesk:
         results: Results,
         streams: Streams,
         turns: Turns,
+        memory: HostMemory,
         tasks: Tasks,
     ) -> None:
         self._house = house
@@ -69,6 +72,7 @@ class EdgeDesk:
         self._results = results
         self._streams = streams
         self._turns = turns
+        self._memory = memory
         self._tasks = tasks
         # Executors that did not take their work, across connections; the longest unheard of first.
         self._strikes: OrderedDict[ExecutorId, Strikes] = OrderedDict()
@@ -92,7 +96,10 @@ class EdgeDesk:
         self._results.came(connection, frame, lease_epoch)
 
     def session(self, connection: Connection, frame: fx.SessionReply) -> None:
-        _SESSION_FRAMES[type(frame)](self._turns, connection, frame)
+        if isinstance(frame, MemorySyncResult):
+            self._memory.answered(connection, frame)
+        elif type(frame) in _SESSION_FRAMES:
+            _SESSION_FRAMES[type(frame)](self._turns, connection, frame)
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
@@ -119,6 +126,7 @@ class EdgeDesk:
 
     def over(self, connection: Connection) -> None:
         self._registry.remove(connection)
+        self._memory.over(connection)
         self._tasks.start(self._disconnect(connection))
 
     def paused_until(self, executor_id: ExecutorId) -> int:
@@ -270,6 +278,7 @@ def _item(connection: Connection, said: Hello, *, reconciles: bool) -> HelloItem
     )
 
 
+# A `memory_query_result` is not among them: the server searches its own copy, and asks no host.
 _SESSION_FRAMES: dict[type, Callable[[Turns, Connection, Any], None]] = {
     SessionOpened: Turns.opened,
     TurnDelta: Turns.delta,

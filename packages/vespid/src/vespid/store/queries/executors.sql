@@ -45,6 +45,9 @@ select vespid_x_trim_feed()
 -- name: live_gateways
 select id from processes where kind = 'gateway' and lease_until > now()
 
+-- name: gateway_addresses
+select address from processes where kind = 'gateway' and lease_until > now() and address is not null
+
 -- name: address_of
 select address from processes where id = $1 and lease_until > now()
 
