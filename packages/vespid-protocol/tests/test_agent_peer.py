@@ -11,9 +11,11 @@ from msgspec import Raw
 from vespid_protocol import effects as fx
 from vespid_protocol import frames as f
 from vespid_protocol import journal
-from vespid_protocol.agent_peer import AgentPeer, Effects, Entry, Identity
+from vespid_protocol.agent_peer import AgentPeer, Identity
 from vespid_protocol.backoff import backoff
 from vespid_protocol.codec import encode
+from vespid_protocol.entries import Entry
+from vespid_protocol.requests import Effects
 
 WALL = 1_700_000_000_000
 IDENTITY = Identity(
@@ -79,7 +81,6 @@ def test_hello_says_what_is_in_flight_and_unacknowledged() -> None:
     run(peer, execute("a"))
     run(peer, execute("b"))
     peer.finish(result("b"), 0)
-    peer.begin_turn("s:turn:1:1", 0)
     (hello, answer) = peer.opened(5, WALL)
     assert isinstance(hello, fx.Send)
     assert isinstance(hello.frame, f.Hello)

@@ -21,8 +21,9 @@ from msgspec import Raw
 from vespid_protocol import effects as fx
 from vespid_protocol import frames as f
 from vespid_protocol import journal, lease
-from vespid_protocol.agent_peer import AgentPeer, Entry, Identity
+from vespid_protocol.agent_peer import AgentPeer, Identity
 from vespid_protocol.codec import encode
+from vespid_protocol.entries import Entry
 from vespid_protocol.gateway_peer import GatewayPeer
 
 T = TypeVar("T")

@@ -19,10 +19,11 @@ from vespid_agent.sessions import refusal
 from vespid_protocol import codec
 from vespid_protocol import effects as fx
 from vespid_protocol import journal as states
-from vespid_protocol.agent_peer import AgentPeer, Effects
-from vespid_protocol.agent_peer import Entry as PeerEntry
+from vespid_protocol.agent_peer import AgentPeer
 from vespid_protocol.codes import Code
+from vespid_protocol.entries import Entry as PeerEntry
 from vespid_protocol.frames import Event, ExecuteEvent, ExecuteReceived, ExecuteResult, Hello, Ping
+from vespid_protocol.requests import Effects
 
 # Tombstones kept in memory, where a duplicate is answered at once; older ones are found in the journal.
 TOMBSTONES_MAX = 20_000

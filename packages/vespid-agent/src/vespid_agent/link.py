@@ -20,9 +20,10 @@ from vespid_agent.logs import Logger
 from vespid_agent.outbox import Outbox
 from vespid_agent.socket import Closed, HandshakeRefused, Heard, Socket, SocketFailed
 from vespid_protocol import effects as fx
-from vespid_protocol.agent_peer import AgentPeer, Effects
+from vespid_protocol.agent_peer import AgentPeer
 from vespid_protocol.codec import HARD_LIMIT_FACTOR, MAX_FRAME_BYTES
 from vespid_protocol.codes import CloseCode
+from vespid_protocol.requests import Effects
 
 # The clock is looked at at least this often.
 TICK_S = 0.5

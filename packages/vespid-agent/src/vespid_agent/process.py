@@ -40,7 +40,8 @@ from vespid_agent.work.action import ActionWork
 from vespid_agent.work.execute import ShellWork
 from vespid_agent.work.passthrough import Passthrough, allowed
 from vespid_protocol import journal as states
-from vespid_protocol.agent_peer import AgentPeer, Entry, Identity
+from vespid_protocol.agent_peer import AgentPeer, Identity
+from vespid_protocol.entries import Entry
 from vespid_runtime.connectors import Registry, registry
 from vespid_runtime.egress import EgressGuard, EgressPolicy, GuardedHttp
 

@@ -16,7 +16,7 @@ from vespid.settings import (
 )
 from vespid.settings.reading import declared
 from vespid.settings.table import PROCESSES, settings_page
-from vespid_protocol.agent_peer import TRUST_MARGIN_MS
+from vespid_protocol.trust import TRUST_MARGIN_MS
 
 ROOT = Path(__file__).parents[4]
 DATABASES = {"DATABASE_URL": "postgresql://db/x", "REDIS_URL": "redis://cache"}

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vespid.settings.reading import LOCAL_SECRET_PREFIX, Need, Setting, SettingsRefused, declared, log, read
-from vespid_protocol.agent_peer import TRUST_MARGIN_MS
+from vespid_protocol.trust import TRUST_MARGIN_MS
 
 __all__ = [
     "ApiSettings",
