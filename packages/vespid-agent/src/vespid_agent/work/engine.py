@@ -7,9 +7,9 @@ import msgspec
 from vespid_agent.work.job import Outcome, WorkFailed
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import Execute
+from vespid_runtime.engines.names import ECHO
 
 KIND = "agent.run"
-ECHO = "vespid.echo.v1"
 # What `hello.capabilities.engines` says.
 ENGINES = (ECHO,)
 

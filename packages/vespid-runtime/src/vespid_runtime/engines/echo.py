@@ -1,0 +1,25 @@
+"""`vespid.echo.v1`: answers what it was told, word by word. For trying a set-up without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from vespid_runtime.engines.engine import TurnAnswer, TurnOutput, TurnRequest
+from vespid_runtime.engines.names import ECHO
+
+# A word with the blanks behind it; blanks at the beginning go with the first.
+_WORDS = re.compile(r"\s*\S+\s*|\s+")
+
+
+class EchoEngine:
+    """Says each word in a turn of the loop of its own, so that each travels for itself."""
+
+    id = ECHO
+
+    async def turn(self, request: TurnRequest, output: TurnOutput) -> TurnAnswer:
+        text = request.message[: request.config.limits.max_output_chars]
+        for word in _WORDS.findall(text):
+            output.delta(word)
+            await asyncio.sleep(0)
+        return TurnAnswer(text)
