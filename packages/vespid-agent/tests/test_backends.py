@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from tests.support.container_engine import IMAGE, ContainerEngine
 from tests.support.forward import forwarded
 
 from vespid_agent import backends
+from vespid_agent.logs import get_logger
+from vespid_agent.sandbox.host import HostBackend
+from vespid_agent.sandbox.task import Availability
 from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import FakeGateway
 from vespid_agent.testing.payloads import decoded, shell
-from vespid_agent.testing.running import InProcessAgent
+from vespid_agent.testing.running import InProcessAgent, identity
 
 
 async def hello_backends(gateway: FakeGateway) -> tuple[str, ...]:
@@ -53,14 +57,39 @@ async def test_managed_agent_offers_no_bare_machine_and_runs_nothing_on_it(
     await agent.start()
     try:
         assert "host" not in await hello_backends(gateway)
-        for payload in (shell(f"touch {ran}", backend="host"), shell(f"touch {ran}")):
-            result = await gateway.run("agent.execute", payload)
-            assert result.error == "SANDBOX_UNAVAILABLE:host"
-            assert result.error_message is not None
-            assert "managed agent" in result.error_message
+        result = await gateway.run("agent.execute", shell(f"touch {ran}", backend="host"))
+        assert result.error == "SANDBOX_UNAVAILABLE:host"
+        assert result.error_message is not None
+        assert "managed agent" in result.error_message
+        walled = await gateway.run("agent.execute", shell(f"touch {ran} || echo walled"))
+        assert decoded(walled.output)["backend"] in ("docker", "bubblewrap")
         assert not ran.exists()
     finally:
         await agent.stop()
+
+
+@pytest.mark.parametrize("choice", ["host", None])
+async def test_managed_agent_without_walls_does_not_start(
+    gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: Literal["host"] | None
+) -> None:
+    async def missing(self: object) -> Availability:
+        return Availability(False, "not in this test")
+
+    for backend in ("BubblewrapBackend", "DockerBackend"):
+        monkeypatch.setattr(f"vespid_agent.backends.{backend}.available", missing)
+    settings = AgentSettings(drain_ms=0, exec_backend=choice)
+    agent = InProcessAgent(gateway, tmp_path, settings, pool="managed")
+    await agent.start()
+    with pytest.raises(backends.ManagedPoolUnsafe, match="MANAGED_POOL_REQUIRES_CONTAINER_SANDBOX"):
+        await agent.ended()
+    assert not gateway.connections
+
+
+async def test_managed_agent_takes_docker_before_bubblewrap(gateway: FakeGateway, tmp_path: Path) -> None:
+    chosen = backends.backends_of(AgentSettings(), identity(gateway, "managed"), {}, get_logger("test"))
+    for found, default in (((), "docker"), (("bubblewrap",), "bubblewrap"), (("bubblewrap", "docker"), "docker")):
+        chosen.found = dict.fromkeys(found, HostBackend(kill_grace_ms=0, file_bytes=0))
+        assert chosen.default == default
 
 
 @pytest.mark.xdist_group("docker")

@@ -23,22 +23,38 @@ LOOK_S = 15.0
 
 _BLOCK_BYTES = 4096
 # A managed agent runs the tasks of organizations that do not know each other, so each needs walls around it.
+_ON_MANAGED = ("docker", "bubblewrap")
 _NOT_ON_MANAGED = "a managed agent runs no task on the bare machine; use docker or bubblewrap"
+
+
+class ManagedPoolUnsafe(Exception):
+    """MANAGED_POOL_REQUIRES_CONTAINER_SANDBOX: a managed agent does not start without one."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"MANAGED_POOL_REQUIRES_CONTAINER_SANDBOX: {reason}")
 
 
 class Backends:
     """Those of this machine: tried when the agent starts, and again now and then, for an engine may come and go."""
 
-    def __init__(self, known: Sequence[Backend], log: Logger, *, default: str, refused: Mapping[str, str]) -> None:
-        """`default`: what tasks get that name none. `refused`: why some are not used here, whatever they can."""
+    def __init__(
+        self, known: Sequence[Backend], log: Logger, *, defaults: Sequence[str], refused: Mapping[str, str]
+    ) -> None:
+        """`defaults`: what tasks get that name none, the first of them that is found. `refused`: why some are not used
+        here, whatever they can."""
         self._known = known
         self._log = log
-        self._default = default
+        self._defaults = tuple(defaults)
         self._refused = refused
         # By name, those that can run tasks.
         self.found: dict[str, Backend] = {}
         # By name of the others: why not and what to do.
         self._missing: dict[str, str] = {}
+
+    @property
+    def default(self) -> str:
+        """What a task gets that names none; it may be missing."""
+        return next((name for name in self._defaults if name in self.found), self._defaults[0])
 
     def why_missing(self, name: str) -> str:
         return f"this agent has no backend {name}: {self._missing.get(name, 'it is not known here')}"
@@ -84,7 +100,7 @@ class Backends:
         self.found.pop(backend.name, None)
         if self._missing.get(backend.name) != reason:
             self._missing[backend.name] = reason
-            say = self._log.error if backend.name == self._default else self._log.info
+            say = self._log.error if self._defaults == (backend.name,) else self._log.info
             say("backend_unavailable", name=backend.name, reason=reason)
 
     async def _sweep(self, backend: Backend) -> None:
@@ -95,10 +111,22 @@ class Backends:
 
 
 def backends_of(settings: AgentSettings, config: AgentConfig, environment: Mapping[str, str], log: Logger) -> Backends:
-    """Those this version knows; none is tried yet."""
-    refused = {HostBackend.name: _NOT_ON_MANAGED} if config.pool == "managed" else {}
+    """Those this version knows; none is tried yet. Raises ManagedPoolUnsafe where `host` is asked for."""
     known = _known(settings, config.executor_id, environment)
-    return Backends(known, log, default=settings.exec_backend, refused=refused)
+    chosen = settings.exec_backend
+    if config.pool != "managed":
+        return Backends(known, log, defaults=(chosen or HostBackend.name,), refused={})
+    if chosen == HostBackend.name:
+        raise ManagedPoolUnsafe(f"VESPID_AGENT_EXEC_BACKEND is {chosen}, and {_NOT_ON_MANAGED}")
+    defaults = (chosen,) if chosen else _ON_MANAGED
+    return Backends(known, log, defaults=defaults, refused={HostBackend.name: _NOT_ON_MANAGED})
+
+
+def require_walls(backends: Backends, config: AgentConfig) -> None:
+    """Once they were tried. Raises ManagedPoolUnsafe for a managed agent that found none it may use."""
+    if config.pool == "managed" and not backends.found:
+        reasons = "; ".join(backends.why_missing(name) for name in _ON_MANAGED)
+        raise ManagedPoolUnsafe(f"{_NOT_ON_MANAGED}. {reasons}")
 
 
 def _known(settings: AgentSettings, owner: str, environment: Mapping[str, str]) -> list[Backend]:

@@ -128,7 +128,7 @@ class ShellWork:
 
     async def run(self, payload: Payload, job: Job) -> Outcome:
         """Raises WorkFailed."""
-        name = payload.node.config.sandbox.backend or self._settings.exec_backend
+        name = payload.node.config.sandbox.backend or self.backends.default
         backend = self.backends.found.get(name)
         if backend is None:
             raise WorkFailed(f"{Code.SANDBOX_UNAVAILABLE}:{name}", self.backends.why_missing(name))
