@@ -237,16 +237,6 @@ async def test_connector_runs_here_with_its_secret(gateway: FakeGateway, agent: 
         await server.cleanup()
 
 
-async def test_sessions_are_refused_at_once(gateway: FakeGateway, agent: InProcessAgent) -> None:
-    link = await gateway.link()
-    turn = f.SessionTurn(
-        request_id="t", organization_id="o", session_id="s", session_key="k", user_id="u", event_seq=1, message="hi"
-    )
-    await link.send(turn)
-    await gateway.until(lambda: bool(link.of(f.TurnError, "t")))
-    assert link.of(f.TurnError, "t")[0].code == "EXECUTOR_UNSUPPORTED_ENGINE"
-
-
 @pytest.mark.promise("P2")
 async def test_full_disk_declines_work_and_takes_it_again_later(
     gateway: FakeGateway, agent: InProcessAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ def test_documentation_page_holds_the_generated_table() -> None:
 
 def test_an_empty_environment_gives_the_runbooks_defaults() -> None:
     settings = AgentSettings.from_env({"HOME": "/home/x"})
-    assert settings.exec_backend == "host"
+    assert settings.exec_backend is None
     assert settings.workdir_root == Path("/home/x/.vespid/workdir")
     assert settings.docker_image == "node:24-alpine"
     assert settings.docker_network_default == "none"

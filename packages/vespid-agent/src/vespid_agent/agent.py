@@ -7,38 +7,47 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
+from vespid_agent.answers import Answers, end_of
 from vespid_agent.events import Events, Put
-from vespid_agent.journal import Entry, EntryState, Journal, JournalError
+from vespid_agent.journal import Entry, EntryState, Journal
 from vespid_agent.link import Link
 from vespid_agent.logs import Logger
-from vespid_agent.result import failure_of
+from vespid_agent.outbox import Outbox
 from vespid_agent.runner import Runner
-from vespid_agent.sessions import refusal
+from vespid_agent.sessions.ending import TurnEnd
+from vespid_agent.sessions.host import SessionHost
 from vespid_protocol import codec
 from vespid_protocol import effects as fx
 from vespid_protocol import journal as states
 from vespid_protocol.agent_peer import AgentPeer
-from vespid_protocol.codes import Code
+from vespid_protocol.effects import SessionReply
 from vespid_protocol.entries import Entry as PeerEntry
-from vespid_protocol.frames import Event, ExecuteEvent, ExecuteReceived, ExecuteResult, Hello, Ping
-from vespid_protocol.requests import Effects
+from vespid_protocol.frames import (
+    Event,
+    ExecuteEvent,
+    ExecuteReceived,
+    ExecuteResult,
+    Hello,
+    Ping,
+    SessionTurn,
+    TurnDelta,
+    TurnEvent,
+)
+from vespid_protocol.requests import Effects, Outcome
 
 # Tombstones kept in memory, where a duplicate is answered at once; older ones are found in the journal.
 TOMBSTONES_MAX = 20_000
-# A result smaller than this is not what made a frame too big.
-SHRINK_MIN_BYTES = 64 * 1024
 PURGE_EVERY_MS = 3_600_000
 
 
 class Agent:
-    """One executor's process, from an opened journal on. Also the runner's desk."""
+    """One executor's process, from an opened journal on. Also the desk of the runner and of the sessions."""
 
     def __init__(
         self,
         journal: Journal,
         runner: Callable[[Agent], Runner],
+        sessions: Callable[[Agent], SessionHost],
         peer: AgentPeer,
         link: Callable[[Agent], Link],
         log: Logger,
@@ -49,16 +58,17 @@ class Agent:
         self.acknowledged = asyncio.Event()
         self._log = log
         self._tombstones: deque[str] = deque()
-        # requestIds whose results are to be read from the journal and sent.
-        self._answers: asyncio.Queue[str] = asyncio.Queue()
+        self.answers = Answers(journal, peer, log)
         # `execute_received` of requests that are being journaled.
         self._unsaid: dict[str, bytes] = {}
         self._events = Events()
+        # The socket's, as of its first welcome.
+        self._welcomed_on: Outbox | None = None
         self._effects: dict[type, Callable[[Any], None]] = {
             fx.Send: self._send,
             fx.Start: self._start,
             fx.Stop: lambda effect: self.runner.stop(effect.request_id, effect.why),
-            fx.Answer: lambda effect: self._answers.put_nowait(effect.request_id),
+            fx.Answer: lambda effect: self.answers.wanted(effect.request_id),
             fx.Adopt: lambda effect: self.runner.adopt(effect.request_id, effect.lease_epoch),
             fx.Bury: self._bury,
             fx.Forget: self._forget,
@@ -68,11 +78,12 @@ class Agent:
             fx.Probe: lambda effect: self.link.probe(),
             fx.Close: lambda effect: self.link.close(effect),
             fx.Migrate: lambda effect: self.link.move(effect.after_ms),
-            fx.Reconnect: lambda effect: self.link.reconnect(effect.after_ms),
+            fx.Reconnect: self._reconnect,
             fx.Exit: lambda effect: self.link.exit(effect),
-            fx.Shrink: lambda effect: self._answers.put_nowait(""),
+            fx.Shrink: lambda effect: self.answers.too_big(),
         }
         self.runner = runner(self)
+        self.sessions = sessions(self)
         self.link = link(self)
 
     def carry(self, effects: Effects) -> None:
@@ -80,22 +91,31 @@ class Agent:
         for effect in effects:
             self._effects[type(effect)](effect)
 
-    async def answer(self) -> None:
-        """The task that sends results from the journal again; one at a time, as fast as the gateway reads."""
-        while True:
-            request_id = await self._answers.get()
-            try:
-                if request_id:
-                    await self._answer(request_id)
-                else:
-                    await self._shrink()
-            except JournalError as error:
-                self._log.error("journal_unreadable", error=str(error))
-
     @property
     def unacknowledged(self) -> int:
         """How many results wait for their acknowledgement."""
         return sum(entry.state is states.State.FINISHED for entry in self.peer.entries.values())
+
+    @property
+    def at_work(self) -> int:
+        """How many requests and turns are not over."""
+        return len(self.runner) + len(self.sessions.turns)
+
+    async def idle(self) -> None:
+        """Returns when nothing is at work."""
+        while self.at_work:
+            await self.runner.idle()
+            await self.sessions.turns.idle()
+
+    def stop_work(self) -> None:
+        """The process ends: everything is to stop."""
+        self.runner.stop_all("drained")
+        self.sessions.turns.stop_all("drained")
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait until each has cleaned up."""
+        await self.runner.close()
+        await self.sessions.close()
 
     async def keep_house(self) -> None:
         """The task that forgets what is a day old, and finds out when a disk that was full takes writes again."""
@@ -103,6 +123,7 @@ class Agent:
         while True:
             now = self.link.look_at_clock()
             self.runner.expire()
+            self.sessions.turns.tend()
             if not self.journal.healthy or now >= purge_at:
                 purge_at = now + PURGE_EVERY_MS
                 self.journal.purge()
@@ -131,25 +152,24 @@ class Agent:
         self._log.info("known_request", request_id=entry.request_id, state=entry.state.name.lower())
         if entry.state is EntryState.ABANDONED:
             self.journal.revive(entry.request_id, entry.lease_epoch)
-        if entry.result is None:
-            message = "this request already ended here"
-            result = failure_of(entry.request_id, None, Code.AGENT_DISCONNECTED, message)
-        else:
-            result = msgspec.json.decode(entry.result, type=ExecuteResult)
-        self.carry(self.peer.finish(result, self.link.look_at_clock()))
+        self.carry(self.peer.finish(end_of(entry, self.peer.entries.get(entry.request_id)), self.link.look_at_clock()))
 
     def ended(self, result: ExecuteResult, frame: bytes) -> None:
         unsaid = self._unsaid.pop(result.request_id, None)
+        self._end(result, frame, unsaid)
+
+    def _end(self, end: Outcome, frame: bytes, unsaid: bytes | None = None) -> None:
+        """Tell what is in the journal; `frame` is its bytes, unless a newer epoch holds."""
         now = self.link.look_at_clock()
-        entry = self.peer.entries.get(result.request_id)
+        entry = self.peer.entries.get(end.request_id)
         put = None if entry is None else self._event_put(entry, must=True)
         if put is not None:
-            self._events.end(result.request_id, put, now)
-        effects = self.peer.finish(result, now)
+            self._events.end(end.request_id, put, now)
+        effects = self.peer.finish(end, now)
         if unsaid is not None and effects and self.peer.welcome is None:
             self.link.send(unsaid)  # a v2 gateway reads it from the result that follows at once
         for effect in effects:
-            if type(effect) is fx.Send and effect.frame is result:
+            if type(effect) is fx.Send and effect.frame is end:
                 self.link.send(frame)
             else:
                 self.carry((effect,))
@@ -168,9 +188,11 @@ class Agent:
         outbox = self.link.outbox
         if outbox is None or not self.peer.is_open or entry.stopping == "trust_ended":
             return None
+        if entry.session_id is not None and not self.speaks_v2:
+            return None
 
         def put(event: Event) -> bool:
-            frame = codec.encode(ExecuteEvent(request_id=entry.request_id, event=event, lease_epoch=entry.lease_epoch))
+            frame = codec.encode(_event_frame(entry, event))
             if not must:
                 return outbox.put_event(frame)
             outbox.put(frame)
@@ -185,7 +207,41 @@ class Agent:
             entry = self.peer.entries.get(request_id)
             if entry is None or entry.state not in (states.State.STARTED, states.State.FINISHED):
                 self._events.forget(request_id)
-            else:
+            elif entry.session_id is None:
+                self._events.replay(request_id, self._event_put(entry), now)
+
+    # --- the sessions' desk ------------------------------------------------------------------------------------------
+
+    @property
+    def speaks_v2(self) -> bool:
+        return self.peer.welcome is not None
+
+    def turn_delta(self, order: SessionTurn, text: str, *, is_v2: bool) -> bool:
+        outbox = self.link.outbox
+        if outbox is None or not self.peer.is_open or (is_v2 and not self.speaks_v2):
+            return False
+        delta = TurnDelta(request_id=order.request_id, session_id=order.session_id, content=text)
+        return outbox.put_event(codec.encode(delta))
+
+    def turn_ended(self, end: TurnEnd, frame: bytes) -> None:
+        self._end(end, frame)
+
+    def turn_abandoned(self, request_id: str) -> None:
+        self.peer.abandon(request_id, self.link.look_at_clock())
+
+    def tell(self, frame: SessionReply) -> None:
+        self.carry(self.peer.tell(frame))
+
+    def greet(self) -> None:
+        self.carry(self.peer.update(self.peer.identity))
+
+    def _repeat_turns(self) -> None:
+        """A new socket's gateway begins the text of each running turn anew, and knows events by their seq."""
+        self.sessions.turns.repeat()
+        now = self.link.look_at_clock()
+        for request_id in self._events:
+            entry = self.peer.entries.get(request_id)
+            if entry is not None and entry.session_id is not None:
                 self._events.replay(request_id, self._event_put(entry), now)
 
     # --- effects, one by one ---------------------------------------------------------------------------------------
@@ -218,6 +274,9 @@ class Agent:
 
     def _bury(self, effect: fx.Bury) -> None:
         self._events.forget(effect.request_id)
+        buried = self.peer.entries.get(effect.request_id)
+        if buried is not None and buried.session_id is not None:
+            self.sessions.acknowledged(buried.session_id, effect.request_id)
         self.journal.bury(effect.request_id)
         self.acknowledged.set()
         self._tombstones.append(effect.request_id)
@@ -227,52 +286,26 @@ class Agent:
             if entry is not None and entry.state is states.State.TOMBSTONE:
                 del self.peer.entries[oldest]
 
+    def _reconnect(self, effect: fx.Reconnect) -> None:
+        self.sessions.disconnected()
+        self.link.reconnect(effect.after_ms)
+
     def _deliver(self, effect: fx.Deliver) -> None:
-        reply = refusal(effect.frame)
-        if reply is not None:
-            self.carry(self.peer.tell(reply))
+        self.sessions.deliver(effect.frame)
 
     def _welcomed(self, effect: fx.Welcomed) -> None:
         figures = effect.frame
-        self.runner.max_frame_bytes = figures.max_frame_bytes
+        self.runner.max_frame_bytes = self.sessions.turns.max_frame_bytes = figures.max_frame_bytes
+        if self.link.outbox is not self._welcomed_on:  # and not because it was greeted again
+            self._welcomed_on = self.link.outbox
+            self._repeat_turns()
         self.link.retime()
         self._log.info(
             "welcomed", executor_id=figures.executor_id, tags=list(figures.tags), max_in_flight=self.peer.max_in_flight
         )
 
-    # --- results from the journal ----------------------------------------------------------------------------------
 
-    async def _answer(self, request_id: str) -> None:
-        entry = await self.journal.read(request_id)
-        kept = self.peer.entries.get(request_id)
-        outbox = self.link.outbox
-        if kept is None or kept.state is not states.State.FINISHED or outbox is None:
-            return
-        if entry is None or entry.result is None:  # it ended here long ago, and was asked for again
-            message = "this request already ended here"
-            lost = failure_of(request_id, kept.lease_epoch, Code.AGENT_DISCONNECTED, message)
-            outbox.put(codec.encode(lost))
-            return
-        if entry.state is EntryState.ABANDONED:
-            self.journal.revive(request_id, kept.lease_epoch or 0)
-        frame = entry.result
-        result = msgspec.json.decode(frame, type=ExecuteResult)
-        if result.lease_epoch != kept.lease_epoch:
-            frame = codec.encode(msgspec.structs.replace(result, lease_epoch=kept.lease_epoch))
-        if len(frame) > self.peer.max_frame_bytes:
-            frame = await self._replaced(entry, len(frame))
-        await outbox.room()
-        self.link.look_at_clock()
-        outbox.put(frame)
-
-    async def _shrink(self) -> None:
-        entry = await self.journal.largest()
-        if entry is not None and entry.result is not None and len(entry.result) >= SHRINK_MIN_BYTES:
-            await self._replaced(entry, len(entry.result))
-
-    async def _replaced(self, entry: Entry, length: int) -> bytes:
-        """`failed RESULT_TOO_LARGE` in the place of a result that the gateway cannot take."""
-        message = f"the result takes {length} bytes as a frame, more than the gateway takes"
-        frame = codec.encode(failure_of(entry.request_id, entry.lease_epoch or None, Code.RESULT_TOO_LARGE, message))
-        await self.journal.replace(entry.request_id, frame)
-        return frame
+def _event_frame(entry: PeerEntry, event: Event) -> ExecuteEvent | TurnEvent:
+    if entry.session_id is not None:
+        return TurnEvent(request_id=entry.request_id, session_id=entry.session_id, event=event)
+    return ExecuteEvent(request_id=entry.request_id, event=event, lease_epoch=entry.lease_epoch)

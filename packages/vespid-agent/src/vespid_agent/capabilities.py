@@ -17,6 +17,7 @@ def describe(
     tags: tuple[str, ...],
     connectors: Registry | None = None,
     backends: Iterable[str] | None = None,
+    engines: Iterable[str] = engine.ENGINES,
 ) -> Capabilities:
     """`connectors`: the registry in use, loaded here where there is none yet. `backends`: None while not known."""
     loaded = connectors if connectors is not None else registry()
@@ -25,6 +26,6 @@ def describe(
         connectors=tuple(loaded.ids()),
         tags=tags,
         max_in_flight=settings.max_in_flight,
-        engines=engine.ENGINES,
+        engines=tuple(engines),
         backends=None if backends is None else tuple(backends),
     )

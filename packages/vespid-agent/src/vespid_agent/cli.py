@@ -11,11 +11,11 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
@@ -28,6 +28,9 @@ from vespid_agent.lock import IdentityTaken, holder
 from vespid_agent.network import NetworkMisconfigured, http_session
 from vespid_agent.pairing import PairingFailed, pair
 from vespid_agent.settings import AgentSettings, SettingInvalid, split_tags
+
+if TYPE_CHECKING:
+    from vespid_runtime.engines.engine import Engine
 
 app = typer.Typer(
     name="vespid-agent", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -73,6 +76,7 @@ def root(
 
 @app.command()
 def connect(
+    context: typer.Context,
     pairing_token: Annotated[str, typer.Option("--pairing-token", help="From the agents page; lives 15 minutes.")],
     api_base: Annotated[str, typer.Option("--api-base", help="Address of the Vespid API, like https://vespid.example")],
     name: Annotated[str | None, typer.Option("--name", help="Shown to people (default: this machine's name).")] = None,
@@ -97,11 +101,12 @@ def connect(
     except ConfigError as error:
         _fail(ExitCode.IDENTITY, str(error))
     _out.print(f"Paired as [bold]{_plain(identity.name)}[/bold] ({identity.executor_id}); config in {path}")
-    _run(identity, settings, path)
+    _run(identity, settings, path, context.obj or ())
 
 
 @app.command()
 def start(
+    context: typer.Context,
     pool: Annotated[str, typer.Option("--pool", help="byon (from the config) or managed.")] = "byon",
     executor_id: Annotated[str | None, typer.Option("--executor-id")] = None,
     executor_token: Annotated[
@@ -140,7 +145,7 @@ def start(
     if name:
         identity = msgspec.structs.replace(identity, name=name)
     reported = split_tags(tags) if tags is not None else (settings.tags or identity.tags)
-    _run(msgspec.structs.replace(identity, tags=reported), settings, path)
+    _run(msgspec.structs.replace(identity, tags=reported), settings, path, context.obj or ())
 
 
 @app.command()
@@ -168,9 +173,9 @@ def status(config_file: ConfigOption = None) -> None:
     raise typer.Exit(ExitCode.IDENTITY if pid is None else ExitCode.STOPPED)
 
 
-def main() -> None:
-    """The console script."""
-    app()
+def main(more_engines: Sequence[Engine] = ()) -> None:
+    """The console script. `more_engines`: offered beside those of every agent."""
+    app(obj=tuple(more_engines))
 
 
 def lock_path(config_file: Path, executor_id: str) -> Path:
@@ -209,7 +214,8 @@ async def _pair(
     return identity
 
 
-def _run(identity: AgentConfig, settings: AgentSettings, path: Path) -> NoReturn:
+def _run(identity: AgentConfig, settings: AgentSettings, path: Path, more_engines: Sequence[Engine]) -> NoReturn:
+    from vespid_agent.backends import ManagedPoolUnsafe
     from vespid_agent.journal import JournalError
     from vespid_agent.link import Refused
     from vespid_agent.logs import configure
@@ -221,10 +227,13 @@ def _run(identity: AgentConfig, settings: AgentSettings, path: Path) -> NoReturn
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             lock = lock_path(path, identity.executor_id)
             reread = partial(config.token_of, path, identity.executor_id, _warn)
-            runner.run(run_agent(identity, settings, journal, lock, os.environ, reread_token=reread))
+            run = run_agent(
+                identity, settings, journal, lock, os.environ, reread_token=reread, more_engines=more_engines
+            )
+            runner.run(run)
     except Refused as refused:
         _fail(ExitCode.REFUSED, str(refused))
-    except NetworkMisconfigured as error:
+    except (NetworkMisconfigured, ManagedPoolUnsafe) as error:
         _fail(ExitCode.USAGE, str(error))
     except (JournalError, IdentityTaken) as error:
         _fail(ExitCode.IDENTITY, str(error))

@@ -16,9 +16,9 @@ STOP_WAIT_S = 10.0
 
 async def drain(agent: Agent, drain_ms: int, hurry: asyncio.Event, log: Logger) -> None:
     """Returns when the process may end. Heartbeats go on meanwhile. `hurry`: do not wait for what runs."""
-    log.info("draining", in_flight=len(agent.runner), deadline_ms=drain_ms)
+    log.info("draining", in_flight=agent.at_work, deadline_ms=drain_ms)
     agent.carry(agent.peer.drain("the agent is shutting down", drain_ms))
-    await _first(agent.runner.idle(), hurry, drain_ms / 1000)
+    await _first(agent.idle(), hurry, drain_ms / 1000)
     await stop_work(agent, log)
     await _first(_acknowledged(agent), hurry, ACK_WAIT_S)
     log.info("drained", unacknowledged=agent.unacknowledged)
@@ -26,15 +26,15 @@ async def drain(agent: Agent, drain_ms: int, hurry: asyncio.Event, log: Logger) 
 
 async def stop_work(agent: Agent, log: Logger) -> None:
     """Stop what still runs, and wait until it has cleaned up behind itself and is journaled."""
-    if not len(agent.runner):
+    if not agent.at_work:
         return
-    log.warning("stopping_work", in_flight=len(agent.runner))
-    agent.runner.stop_all("drained")
+    log.warning("stopping_work", in_flight=agent.at_work)
+    agent.stop_work()
     try:
         async with asyncio.timeout(STOP_WAIT_S):
-            await agent.runner.idle()
+            await agent.idle()
     except TimeoutError:
-        log.error("work_did_not_stop", in_flight=len(agent.runner))
+        log.error("work_did_not_stop", in_flight=agent.at_work)
 
 
 async def _acknowledged(agent: Agent) -> None:

@@ -50,7 +50,7 @@ create index if not exists entries_by_age on entries (changed_ms);
 
 # Never again `started` once it was anything; the conflict is answered with the row that stands.
 _BEGIN = """
-insert into entries (request_id, lease_epoch, state, moves, digest, changed_ms) values (?, ?, 1, ?, ?, ?)
+insert into entries (request_id, lease_epoch, state, moves, digest, result, changed_ms) values (?, ?, 1, ?, ?, ?, ?)
 on conflict (request_id) do nothing
 """
 # A request has one outcome: the first that was written.
@@ -99,6 +99,7 @@ class Entry:
     moves: bool
     digest: bytes
     mark: str | None
+    # The frame that ends it; of a turn that is `started`, the one that ends it should its process die.
     result: bytes | None
     # Epoch ms of the last change.
     changed_ms: int
@@ -157,7 +158,8 @@ class Journal:
         try:
             journal_id = _prepare(connection, executor_id)
             rows = connection.execute(
-                "select request_id, lease_epoch, state, moves, digest, mark, null, changed_ms from entries"
+                "select request_id, lease_epoch, state, moves, digest, mark,"
+                " case when state = 1 then result end, changed_ms from entries"
                 " where state in (1, 2, 4) order by changed_ms, request_id"
             ).fetchall()
         except sqlite3.DatabaseError as error:
@@ -191,7 +193,7 @@ class Journal:
 
     def begin(self, request_id: str, lease_epoch: int, digest: bytes, moves: bool, told: Told) -> None:
         """`started`. Told the Entry that stands if this request was ever started or finished here: do not run it."""
-        self._submit(_Operation(_BEGIN, (request_id, lease_epoch, moves, digest, epoch_ms()), request_id, told))
+        self._submit(_Operation(_BEGIN, (request_id, lease_epoch, moves, digest, None, epoch_ms()), request_id, told))
 
     def finish(self, request_id: str, lease_epoch: int, digest: bytes, result: bytes, told: Told) -> None:
         """`finished`, with the frame to send. Told the Entry that stands if an outcome was written before."""
@@ -202,6 +204,16 @@ class Journal:
         """Stopped because trust in the lease ended; `result` is what is answered should it be leased to us again."""
         values = (request_id, lease_epoch, EntryState.ABANDONED, digest, result, epoch_ms())
         self._submit(_Operation(_FINISH, values, request_id, told))
+
+    async def begin_turn(self, request_id: str, digest: bytes, interrupted: bytes) -> Outcome:
+        """`started`, as `begin`. `interrupted`: the end it has should this process die; whoever asks is answered so."""
+        values = (request_id, 0, True, digest, interrupted, epoch_ms())
+        return await self._awaited(_Operation(_BEGIN, values, request_id, None))
+
+    async def end_turn(self, request_id: str, digest: bytes, end: bytes, state: EntryState) -> Outcome:
+        """`finished`, or `abandoned`, as `finish` and `abandon`."""
+        values = (request_id, 0, state, digest, end, epoch_ms())
+        return await self._awaited(_Operation(_FINISH, values, request_id, None))
 
     def revive(self, request_id: str, lease_epoch: int) -> None:
         """An abandoned request was leased to us again: its result is to be sent until it is acknowledged."""

@@ -13,6 +13,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -20,7 +21,7 @@ import msgspec
 
 from vespid_agent import __version__
 from vespid_agent.agent import Agent
-from vespid_agent.backends import backends_of
+from vespid_agent.backends import backends_of, require_walls
 from vespid_agent.capabilities import describe
 from vespid_agent.clock import MonotonicMs, epoch_ms, suspend_aware_ms
 from vespid_agent.config import AgentConfig
@@ -35,15 +36,24 @@ from vespid_agent.reaper import reap
 from vespid_agent.runner import Kinds, Runner
 from vespid_agent.sandbox.retention import Retention
 from vespid_agent.sandbox.workdir import Workdirs
+from vespid_agent.sessions.host import SessionHost
+from vespid_agent.sessions.open_sessions import OpenSessions
+from vespid_agent.sessions.tools import ToolPolicy
+from vespid_agent.sessions.turns import Turns
+from vespid_agent.sessions.workspaces import Workspaces
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work.action import ActionWork
 from vespid_agent.work.execute import ShellWork
-from vespid_agent.work.passthrough import Passthrough, allowed
+from vespid_agent.work.passthrough import Passthrough, allowed, looks_secret
 from vespid_protocol import journal as states
 from vespid_protocol.agent_peer import AgentPeer, Identity
 from vespid_protocol.entries import Entry
 from vespid_runtime.connectors import Registry, registry
 from vespid_runtime.egress import EgressGuard, EgressPolicy, GuardedHttp
+from vespid_runtime.engines.echo import EchoEngine
+from vespid_runtime.engines.engine import Engine
+from vespid_runtime.engines.registry import Engines
+from vespid_runtime.redaction import Redactor
 
 _STATES = {EntryState.FINISHED: states.State.FINISHED, EntryState.ABANDONED: states.State.ABANDONED}
 
@@ -58,8 +68,12 @@ async def run_agent(
     monotonic_ms: MonotonicMs = suspend_aware_ms,
     jitter: Callable[[], float] = random.random,
     reread_token: Callable[[], str | None] = lambda: None,
+    more_engines: Sequence[Engine] = (),
 ) -> None:
-    """Until stopped by a signal. Raises Refused, JournalError, IdentityTaken, NetworkMisconfigured."""
+    """Until stopped by a signal. `more_engines`: beside those of every agent.
+
+    Raises Refused, JournalError, IdentityTaken, NetworkMisconfigured, ManagedPoolUnsafe.
+    """
     log = get_logger("agent")
     stop, hurry = asyncio.Event(), asyncio.Event()
     _listen_to_signals(stop, hurry)
@@ -73,6 +87,7 @@ async def run_agent(
                 backends = backends_of(settings, config, environment, log)
                 held.push_async_callback(backends.close)
                 await backends.look()
+                require_walls(backends, config)
                 await reap(journal, backends.found, log)
                 await backends.sweep()
                 session = await held.enter_async_context(http_session(settings.tls_ca_file))
@@ -87,12 +102,24 @@ async def run_agent(
                 retention = Retention(workdirs, settings.workdir_retention_hours, log)
                 shell = ShellWork(settings, backends, passthrough, workdirs)
                 kinds = Kinds(shell, ActionWork(connectors, http, _base_urls(environment)))
+                root = settings.memory_root or journal_path.parent / "memory"
+                serving = serving_of(config, settings, root, environment, more_engines)
                 agent = assemble(
-                    config, settings, journal, kinds, connectors, session, monotonic_ms, jitter, log, reread_token
+                    config,
+                    settings,
+                    journal,
+                    kinds,
+                    serving,
+                    connectors,
+                    session,
+                    monotonic_ms,
+                    jitter,
+                    log,
+                    reread_token,
                 )
 
                 def offer_what_is_found() -> None:
-                    can = describe(settings, config.tags, connectors, backends.found)
+                    can = describe(settings, config.tags, connectors, backends.found, serving.engines.ids)
                     agent.carry(agent.peer.update(msgspec.structs.replace(agent.peer.identity, capabilities=can)))
 
                 watching = asyncio.create_task(backends.watch(offer_what_is_found), name="backends")
@@ -104,11 +131,35 @@ async def run_agent(
         lock.release()
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What sessions need."""
+
+    engines: Engines
+    workspaces: Workspaces
+    open: OpenSessions
+
+
+def serving_of(
+    config: AgentConfig,
+    settings: AgentSettings,
+    memory_root: Path,
+    environment: Mapping[str, str],
+    more_engines: Sequence[Engine] = (),
+) -> Serving:
+    """What the agent itself knows is masked in all that its sessions say."""
+    secrets = [config.executor_token, *(value for name, value in environment.items() if looks_secret(name))]
+    tools = ToolPolicy(config.pool, settings.managed_tools)
+    engines = Engines((EchoEngine(), *more_engines))
+    return Serving(engines, Workspaces(memory_root), OpenSessions(Redactor(secrets), tools))
+
+
 def assemble(
     config: AgentConfig,
     settings: AgentSettings,
     journal: Journal,
     kinds: Kinds,
+    serving: Serving,
     connectors: Registry,
     session: aiohttp.ClientSession,
     monotonic_ms: MonotonicMs,
@@ -122,14 +173,21 @@ def assemble(
         name=config.name or socket.gethostname() or "vespid-agent",
         instance_id=str(uuid.uuid4()),
         journal_id=journal.journal_id,
-        capabilities=describe(settings, config.tags, connectors, kinds.shell.backends.found),
+        capabilities=describe(settings, config.tags, connectors, kinds.shell.backends.found, serving.engines.ids),
     )
     now, wall = monotonic_ms(), epoch_ms()
     kept = [_remembered(entry, now, wall) for entry in (*journal.unacknowledged, *journal.abandoned)]
-    peer = AgentPeer(identity, kept, random=jitter)
+    peer = AgentPeer(identity, kept, random=jitter, open_sessions=serving.open.states)
+
+    def host(agent: Agent) -> SessionHost:
+        limit = peer.max_frame_bytes
+        turns = Turns(serving.engines, serving.workspaces, journal, agent, log, monotonic_ms, limit)
+        return SessionHost(serving.open, turns, serving.workspaces, agent, log)
+
     return Agent(
         journal,
         lambda agent: Runner(kinds, journal, agent, log, monotonic_ms, peer.max_frame_bytes),
+        host,
         peer,
         lambda agent: Link(
             session,
@@ -158,7 +216,7 @@ async def _live(
     duties: list[asyncio.Task[None]] = [
         link,
         asyncio.create_task(agent.link.tick(), name="clock"),
-        asyncio.create_task(agent.answer(), name="answers"),
+        asyncio.create_task(agent.answers.run(agent.link), name="answers"),
         asyncio.create_task(agent.keep_house(), name="housekeeping"),
         *more,
     ]
@@ -169,7 +227,7 @@ async def _live(
             await drain(agent, drain_ms, hurry, log)
     finally:
         await stop_work(agent, log)
-        await agent.runner.close()
+        await agent.close()
         for task in (*duties, stopped):
             task.cancel()
         ends = await asyncio.gather(*duties, stopped, return_exceptions=True)

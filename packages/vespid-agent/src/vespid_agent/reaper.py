@@ -1,9 +1,9 @@
 """What an earlier process of this agent left running is ended before anything new is taken.
 
 Each request that was `started` when the process died has its processes killed by the backend that made them, and is
-journaled `failed AGENT_DISCONNECTED`, which the gateway may retry (under `onLost: resend` that is kept, not sent: the
-gateway places the request elsewhere by itself). A mark that cannot be understood or reaped keeps the
-agent from saying more than it knows: the request is failed all the same, and the log says what may still run.
+journaled `failed AGENT_DISCONNECTED`, which the gateway may retry. Under `onLost: resend`, and of a session's turn,
+that is kept and not sent: the gateway places those elsewhere by itself. A mark that cannot be understood or reaped
+keeps the agent from saying more than it knows: the request is failed all the same, and the log says what may still run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import msgspec
 
-from vespid_agent.journal import EntryState, Journal
+from vespid_agent.journal import Entry, EntryState, Journal
 from vespid_agent.logs import Logger
 from vespid_agent.result import failure_of
 from vespid_agent.sandbox.task import Backend, ProcessMark, SandboxError
@@ -26,14 +26,17 @@ async def reap(journal: Journal, backends: Mapping[str, Backend], log: Logger) -
     for entry in journal.leftovers:
         if entry.mark is not None:
             await _end_processes(entry.request_id, entry.mark, backends, log)
-        message = "the agent was restarted while it worked on this"
-        lost = failure_of(entry.request_id, entry.lease_epoch or None, Code.AGENT_DISCONNECTED, message)
         state = EntryState.ABANDONED if entry.moves else EntryState.FINISHED
-        await journal.close_leftover(entry, codec.encode(lost), state)
+        await journal.close_leftover(entry, entry.result or _interrupted(entry), state)
         log.warning("reaped", request_id=entry.request_id)
-        ended = replace(entry, state=state, mark=None)
+        ended = replace(entry, state=state, mark=None, result=None)
         (journal.abandoned if entry.moves else journal.unacknowledged).append(ended)
     journal.leftovers = []
+
+
+def _interrupted(entry: Entry) -> bytes:
+    message = "the agent was restarted while it worked on this"
+    return codec.encode(failure_of(entry.request_id, entry.lease_epoch or None, Code.AGENT_DISCONNECTED, message))
 
 
 async def _end_processes(request_id: str, text: str, backends: Mapping[str, Backend], log: Logger) -> None:

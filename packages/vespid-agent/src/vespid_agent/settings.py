@@ -7,6 +7,7 @@ and a test ties them together. Paths may begin with `~`.
 from __future__ import annotations
 
 import os
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Setting:
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every `VESPID_AGENT_*` variable."""
+    """Every variable that the agent reads."""
 
     tags: Annotated[tuple[str, ...], Setting("VESPID_AGENT_TAGS", "Tags reported as a hint; they never route.")] = ()
     max_in_flight: Annotated[int, Setting("VESPID_AGENT_MAX_IN_FLIGHT", "How many requests run at once.", 1, 200)] = 10
@@ -46,8 +47,13 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         int, Setting("VESPID_AGENT_DRAIN_MS", "How long SIGTERM lets running work finish.", 0, 24 * 3600 * 1000)
     ] = 30_000
     exec_backend: Annotated[
-        Literal["host", "bubblewrap", "docker"], Setting("VESPID_AGENT_EXEC_BACKEND", "Where shell tasks run.")
-    ] = "host"
+        Literal["host", "bubblewrap", "docker"] | None,
+        Setting(
+            "VESPID_AGENT_EXEC_BACKEND",
+            "Where shell tasks run: `host`, `bubblewrap` or `docker`. Unset: `host`; on a managed agent docker, else "
+            "bubblewrap.",
+        ),
+    ] = None
     workdir_root: Annotated[
         Path, Setting("VESPID_AGENT_WORKDIR_ROOT", "Folder under which each run has its own working directory.")
     ] = Path("~/.vespid/workdir")
@@ -110,6 +116,17 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting("VESPID_AGENT_EGRESS_ALLOW", "If set, the only hosts and networks that connectors may reach."),
     ] = ()
+    managed_tools: Annotated[
+        tuple[str, ...],
+        Setting(
+            "VESPID_AGENT_MANAGED_TOOLS",
+            "Tools that sessions may use on a managed agent beside `memory.*`: ids and globs. No effect on others.",
+        ),
+    ] = ()
+    memory_root: Annotated[
+        Path | None,
+        Setting("SESSION_MEMORY_ROOT", "Where sessions' memory is kept. Unset: `memory` beside the config."),
+    ] = None
     skills_dir: Annotated[Path, Setting("VESPID_AGENT_SKILLS_DIR", "Folder of local skills.")] = Path(
         "~/.vespid/skills"
     )
@@ -167,6 +184,8 @@ def documentation() -> str:
 
 
 def _parse(kind: object, text: str, setting: Setting) -> object:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if text.lower() not in choices:
@@ -185,7 +204,7 @@ def _parse(kind: object, text: str, setting: Setting) -> object:
         return int(number) if kind is int else number
     if kind == tuple[str, ...]:
         return split_tags(text)
-    if kind is Path or kind == Path | None:
+    if kind is Path:
         return Path(text)
     return text
 

@@ -5,7 +5,8 @@
         result = await gateway.run("agent.run", {...})
         gateway.faults.never_ack = True
 
-Everything an agent sends is kept, decoded, in `Connection.frames`, and over all connections in `FakeGateway.results`.
+Everything an agent sends is kept, decoded, in `Connection.frames`, and over all connections in `FakeGateway.results`
+and, of sessions, in `turn_ends`. `testing/talk.py` holds a session's conversation with it.
 Waiting is by condition, never by time: `until(...)` wakes at each frame, close and connect.
 """
 
@@ -121,6 +122,8 @@ class FakeGateway:
         self.connections: list[Connection] = []
         # Every result that ever arrived, by requestId, repeats included.
         self.results: dict[str, list[f.ExecuteResult]] = {}
+        # The same of turns.
+        self.turn_ends: dict[str, list[f.TurnFinal | f.TurnError]] = {}
         # Bodies of pairing requests.
         self.pairings: list[dict[str, object]] = []
         self.upgrades = 0
@@ -222,6 +225,11 @@ class FakeGateway:
         await self.until(lambda: len(self.results.get(request_id, ())) >= count)
         return self.results[request_id][-1]
 
+    async def turn_end(self, request_id: str, count: int = 1) -> f.TurnFinal | f.TurnError:
+        """How a turn ended, once that has arrived `count` times."""
+        await self.until(lambda: len(self.turn_ends.get(request_id, ())) >= count)
+        return self.turn_ends[request_id][-1]
+
     async def run(self, kind: str, payload: object, **options: object) -> f.ExecuteResult:
         """Dispatch and wait for the result."""
         return await self.result(await self.dispatch(kind, payload, **options))  # type: ignore[arg-type]
@@ -276,6 +284,10 @@ class FakeGateway:
         elif isinstance(frame, f.ExecuteResult):
             self.results.setdefault(frame.request_id, []).append(frame)
             if not self.faults.never_ack:
+                await connection.send(f.ExecuteAck(request_id=frame.request_id))
+        elif isinstance(frame, f.TurnFinal | f.TurnError):
+            self.turn_ends.setdefault(frame.request_id, []).append(frame)
+            if self.v2 and not self.faults.never_ack:
                 await connection.send(f.ExecuteAck(request_id=frame.request_id))
 
     def _welcome(self, connection: Connection, hello: f.Hello) -> f.Welcome:

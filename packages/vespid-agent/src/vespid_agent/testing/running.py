@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from vespid_agent.config import AgentConfig, Pool
 from vespid_agent.process import run_agent
 from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import EXECUTOR_ID, TOKEN, FakeGateway
+from vespid_runtime.engines.engine import Engine
 
 
 async def appears(path: Path) -> None:
@@ -48,20 +49,25 @@ class InProcessAgent:
         settings: AgentSettings | None = None,
         environment: Mapping[str, str] | None = None,
         pool: Pool = "byon",
+        engines: Sequence[Engine] = (),
     ) -> None:
+        """`engines`: beside those of every agent."""
         self.gateway = gateway
         self.pool: Pool = pool
         self.home = home
         self.journal = home / "journal.sqlite"
         self._settings = settings or AgentSettings(drain_ms=0)
         self._environment = environment or {}
+        self._engines = tuple(engines)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         settings = msgspec.structs.replace(self._settings, workdir_root=self.home / "work")
         lock = self.journal.with_suffix(".lock")
         who = identity(self.gateway, self.pool)
-        run = run_agent(who, settings, self.journal, lock, self._environment, jitter=lambda: 0.0)
+        run = run_agent(
+            who, settings, self.journal, lock, self._environment, jitter=lambda: 0.0, more_engines=self._engines
+        )
         self._task = asyncio.create_task(run, name="agent under test")
 
     async def stop(self) -> None:
@@ -82,13 +88,17 @@ class InProcessAgent:
 class AgentProcess:
     """`vespid-agent start` as a process of its own. Its files are below `home`; so is its log."""
 
-    def __init__(self, gateway: FakeGateway, home: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, gateway: FakeGateway, home: Path, environment: dict[str, str] | None = None, *, scripted: bool = False
+    ) -> None:
+        """`scripted`: with the scripted engine beside its own."""
         self.gateway = gateway
         self.home = home
         self.log = home / "agent.log"
         self.config = home / "agent.json"
         self.journal = home / f"journal-{EXECUTOR_ID}.sqlite"
         self._environment = environment or {}
+        self._module = "vespid_agent.testing.scripted_agent" if scripted else "vespid_agent"
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -109,7 +119,7 @@ class AgentProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "vespid_agent",
+                self._module,
                 "start",
                 "--config",
                 str(self.config),

@@ -1,0 +1,360 @@
+"""The turns that run here, each from its order to its end in the journal.
+
+    in line ──journal: started──▶ running ──▶ ended ──journal: finished──▶ told
+
+One turn of a session runs at a time; the others wait in line. `started` is on disk before the engine is asked, and its
+row already holds the end that the turn has should this process die; the end is on disk before it is told. A turn that
+is stopped gets a moment to end what it began. Then it is over, whatever its engine still does: nobody hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from vespid_agent.clock import MonotonicMs
+from vespid_agent.journal import Entry, EntryState, Journal, JournalError
+from vespid_agent.logs import Logger
+from vespid_agent.sessions.ending import TurnEnd, error_of, final_of, fit_end, lost
+from vespid_agent.sessions.session import Session
+from vespid_agent.sessions.stream import TurnStream
+from vespid_agent.sessions.workspaces import SessionMemory, Workspaces
+from vespid_agent.work.job import idempotency_key
+from vespid_protocol import codec
+from vespid_protocol.codes import Code
+from vespid_protocol.frames import Event, SessionTurn, TurnError, TurnFinal
+from vespid_runtime.engines.engine import EngineError, ToolEvent, TurnRequest
+from vespid_runtime.engines.registry import Engines
+
+# Where the session sets no limit.
+DEFAULT_TIMEOUT_MS = 600_000
+DEFAULT_OUTPUT_MAX_CHARS = 1_000_000
+# Less than the gateway gives a turn that it cancelled (5 s).
+STOP_GRACE_S = 3.0
+# How long an end waits for a disk that refuses it, before it is tried again.
+REWRITE_S = 1.0
+
+_ItemT = TypeVar("_ItemT")
+
+Why: TypeAlias = Literal["cancelled", "superseded", "timeout", "drained"]
+
+_STOPPED: dict[Why, tuple[Code, str]] = {
+    "cancelled": (Code.TURN_CANCELLED, "the turn was cancelled"),
+    "superseded": (Code.TURN_CANCELLED, "a newer try took the turn's place"),
+    "timeout": (Code.NODE_EXECUTION_TIMEOUT, "no answer within the turn's time"),
+    "drained": (Code.AGENT_DISCONNECTED, "the agent was shut down while it answered"),
+}
+
+
+class TurnDesk(Protocol):
+    """Whom the turns report to. Called on the loop."""
+
+    @property
+    def speaks_v2(self) -> bool:
+        """Whether the present gateway is known to speak v2."""
+        ...
+
+    def may_start(self, request_id: str) -> bool:
+        """Asked when `started` is on disk: is it still wanted?"""
+        ...
+
+    def declined(self, request_id: str) -> None:
+        """It cannot be taken here, and was not started."""
+        ...
+
+    def known(self, entry: Entry) -> None:
+        """It was in the journal already and was not started again."""
+        ...
+
+    def turn_delta(self, order: SessionTurn, text: str, *, is_v2: bool) -> bool:
+        """A piece of the text; whether the link took it."""
+        ...
+
+    def event(self, request_id: str, event: Event) -> None:
+        """A tool event, to stream."""
+        ...
+
+    def turn_ended(self, end: TurnEnd, frame: bytes) -> None:
+        """The end, and its bytes, are in the journal."""
+        ...
+
+    def turn_abandoned(self, request_id: str) -> None:
+        """It is given up with this process; the gateway is not told."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One that is not over."""
+
+    order: SessionTurn
+    session: Session
+    stream: TurnStream
+    # Its gateway spoke v2: it knows by itself when this agent is lost.
+    is_v2: bool
+    deadline_ms: int | None = None
+    # Why it is to stop.
+    why: Why | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.order.message.encode()).digest()
+
+
+class Turns:
+    """`start` and `stop` on the loop; what comes of them is told to the desk."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        workspaces: Workspaces,
+        journal: Journal,
+        desk: TurnDesk,
+        log: Logger,
+        monotonic_ms: MonotonicMs,
+        max_frame_bytes: int,
+    ) -> None:
+        self.max_frame_bytes = max_frame_bytes
+        self._engines = engines
+        self._workspaces = workspaces
+        self._journal = journal
+        self._desk = desk
+        self._log = log
+        self._monotonic_ms = monotonic_ms
+        self._turns: dict[str, Turn] = {}
+        # Lives of turns, and the work of engines, also of those that do not stop.
+        self._tasks: set[asyncio.Task[object]] = set()
+        # Set whenever no turn is left.
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        """How many turns are not over."""
+        return len(self._turns)
+
+    def get(self, request_id: str) -> Turn | None:
+        return self._turns.get(request_id)
+
+    def of(self, session_id: str) -> list[Turn]:
+        """Those of a session, the running one first."""
+        return [turn for turn in self._turns.values() if turn.order.session_id == session_id]
+
+    def busy(self) -> set[str]:
+        """The sessions that have any."""
+        return {turn.order.session_id for turn in self._turns.values()}
+
+    def start(self, order: SessionTurn, session: Session) -> Turn:
+        """A turn that is not here yet."""
+        is_v2 = self._desk.speaks_v2
+
+        def send(text: str) -> bool:
+            return self._desk.turn_delta(order, text, is_v2=is_v2)
+
+        def tell(event: Event) -> None:
+            if is_v2:
+                self._desk.event(order.request_id, event)
+
+        stream = TurnStream(session.redactor, _max_chars(session), send, tell)
+        turn = self._turns[order.request_id] = Turn(order, session, stream, is_v2)
+        self._idle.clear()
+        self._own(asyncio.create_task(self._live(turn), name=f"turn {order.request_id}"))
+        return turn
+
+    def stop(self, request_id: str, why: Why) -> None:
+        """End it soon. Harmless when it is over."""
+        turn = self._turns.get(request_id)
+        if turn is not None and turn.why is None:
+            turn.why = why
+            turn.stopping.set()
+
+    def stop_session(self, session_id: str, why: Why) -> None:
+        for turn in self.of(session_id):
+            self.stop(turn.order.request_id, why)
+
+    def stop_all(self, why: Why) -> None:
+        for request_id in list(self._turns):
+            self.stop(request_id, why)
+
+    def tend(self) -> None:
+        """Now and then: what a slow link did not take, and timers that stood still while the machine slept."""
+        now = self._monotonic_ms()
+        for turn in list(self._turns.values()):
+            turn.stream.flush()
+            if turn.deadline_ms is not None and now >= turn.deadline_ms:
+                self.stop(turn.order.request_id, "timeout")
+
+    def repeat(self) -> None:
+        """A v2 gateway has a new socket of ours: it begins each running turn's text anew."""
+        for turn in self._turns.values():
+            turn.stream.repeat()
+
+    async def idle(self) -> None:
+        """Returns when no turn is left."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Cancel what is left; an engine that takes no notice is not waited for."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=STOP_GRACE_S)
+
+    # --- one turn ----------------------------------------------------------------------------------------------------
+
+    async def _live(self, turn: Turn) -> None:
+        try:
+            async with turn.session.lock:
+                if turn.why is not None:
+                    await self._end(turn, self._stopped(turn, turn.why))
+                elif await self._begin(turn):
+                    await self._end(turn, await self._run(turn))
+        finally:
+            self._turns.pop(turn.order.request_id, None)
+            if not self._turns:
+                self._idle.set()
+
+    async def _begin(self, turn: Turn) -> bool:
+        """`started` is on disk; whether the turn may run."""
+        request_id = turn.order.request_id
+        interrupted = lost(request_id, turn.order.session_id, "the agent was restarted while it answered")
+        standing = await self._journal.begin_turn(request_id, turn.digest, codec.encode(interrupted))
+        if isinstance(standing, JournalError):
+            self._log.error("not_journaled", request_id=request_id, error=str(standing))
+            self._desk.declined(request_id)
+        elif standing is not None:
+            self._desk.known(standing)
+        else:
+            return self._desk.may_start(request_id) or turn.why is not None
+        return False
+
+    async def _run(self, turn: Turn) -> TurnEnd:
+        """Until the engine has answered, failed, or was stopped."""
+        if turn.why is not None:
+            return self._stopped(turn, turn.why)
+        limit_ms = turn.session.config.limits.timeout_ms or DEFAULT_TIMEOUT_MS
+        turn.deadline_ms = self._monotonic_ms() + limit_ms
+        request_id = turn.order.request_id
+        timer = asyncio.get_running_loop().call_later(limit_ms / 1000, self.stop, request_id, "timeout")
+        work = asyncio.create_task(self._work(turn), name=f"engine {request_id}")
+        stopping = asyncio.create_task(turn.stopping.wait(), name=f"stop {request_id}")
+        self._own(work)
+        self._own(stopping)
+        try:
+            await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                work.cancel()
+                await asyncio.wait((work,), timeout=STOP_GRACE_S)
+        finally:
+            timer.cancel()
+            stopping.cancel()
+            work.cancel()
+            turn.stream.close()
+        return self._outcome(turn, work)
+
+    async def _work(self, turn: Turn) -> TurnEnd:
+        """The engine's part. Memory that it wrote stays only with an answer."""
+        session, order = turn.session, turn.order
+        config = session.config
+        engine = self._engines.get(config.engine.id)
+        try:
+            memory = self._workspaces.of(session.organization_id, session.session_key)
+        except ValueError as refused:
+            raise EngineError(Code.BAD_REQUEST, f"memory: {refused}") from None
+        request = _request(turn, memory)
+        before = await memory.take()
+        try:
+            answer = await engine.turn(request, turn.stream)
+            changed = await memory.changed(before) if turn.is_v2 else ()
+            return final_of(order, answer, changed, session.redactor, _max_chars(session))
+        except BaseException:
+            await memory.restore(before)
+            raise
+
+    def _outcome(self, turn: Turn, work: asyncio.Task[TurnEnd]) -> TurnEnd:
+        request_id, redactor = turn.order.request_id, turn.session.redactor
+        if not work.done():
+            self._log.error("engine_did_not_stop", request_id=request_id, engine=turn.session.config.engine.id)
+            return self._stopped(turn, turn.why or "cancelled")
+        if work.cancelled():
+            if turn.why is not None:
+                return self._stopped(turn, turn.why)
+            return error_of(turn.order, Code.NODE_EXECUTION_FAILED, "the engine cancelled itself", redactor)
+        error = work.exception()
+        if error is None:
+            return work.result()
+        if isinstance(error, EngineError):
+            return error_of(turn.order, error.code, error.message, redactor)
+        # Only its kind is told and logged: its text may quote what it was given.
+        kind = type(error).__name__
+        self._log.error("engine_raised", request_id=request_id, error=kind)
+        return error_of(turn.order, Code.NODE_EXECUTION_FAILED, f"the engine raised {kind}", redactor)
+
+    async def _end(self, turn: Turn, end: TurnEnd) -> None:
+        """Journal the end, whatever it takes, and tell it."""
+        request_id = turn.order.request_id
+        end, frame = fit_end(end, self.max_frame_bytes)
+        # A v2 gateway sees this agent go and has the turn answered elsewhere; an error would end it.
+        is_given_up = turn.why == "drained" and turn.is_v2 and isinstance(end, TurnError)
+        state = EntryState.ABANDONED if is_given_up else EntryState.FINISHED
+        while isinstance(standing := await self._journal.end_turn(request_id, turn.digest, frame, state), JournalError):
+            self._log.error("not_journaled", request_id=request_id, error=str(standing))
+            await asyncio.sleep(REWRITE_S)
+        if standing is not None:
+            self._desk.known(standing)
+        elif is_given_up:
+            self._desk.turn_abandoned(request_id)
+        else:
+            if isinstance(end, TurnFinal) and turn.why is None:
+                turn.session.answered(request_id, turn.order.event_seq, turn.order.message, end.content)
+            self._desk.turn_ended(end, frame)
+
+    def _stopped(self, turn: Turn, why: Why) -> TurnEnd:
+        code, message = _STOPPED[why]
+        return error_of(turn.order, code, message, turn.session.redactor)
+
+    def _own(self, task: asyncio.Task[object]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._disown)
+
+    def _disown(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if task.get_name().startswith("turn ") and not task.cancelled() and task.exception() is not None:
+            self._log.error("turn_raised", error=type(task.exception()).__name__)
+
+
+def _max_chars(session: Session) -> int:
+    return session.config.limits.max_output_chars or DEFAULT_OUTPUT_MAX_CHARS
+
+
+def _request(turn: Turn, memory: SessionMemory) -> TurnRequest:
+    """Raises EngineError BAD_REQUEST for attachments or earlier events that are none."""
+    order, session = turn.order, turn.session
+    try:
+        attachments = _decoded(order.attachments, list[object])
+        prior = _decoded(order.prior, list[ToolEvent])
+    except msgspec.DecodeError as error:
+        raise EngineError(Code.BAD_REQUEST, f"attachments or prior have a bad shape: {error}") from None
+    return TurnRequest(
+        request_id=order.request_id,
+        session_id=order.session_id,
+        organization_id=order.organization_id,
+        user_id=order.user_id,
+        message=order.message,
+        attachments=tuple(attachments),
+        history=session.before(order.event_seq),
+        prior=tuple(prior),
+        config=session.config,
+        idempotency_key=idempotency_key(order.request_id),
+        memory=memory.workspace,
+    )
+
+
+def _decoded(raw: msgspec.Raw | msgspec.UnsetType, kind: type[list[_ItemT]]) -> list[_ItemT]:
+    if not isinstance(raw, msgspec.Raw):
+        return []
+    return msgspec.json.decode(raw, type=kind | None) or []
