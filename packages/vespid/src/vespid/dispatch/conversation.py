@@ -1,7 +1,7 @@
 """What people do to a session, over HTTP and over the client socket alike: say something, cancel, reset.
 
 Each verb is one commit, and then tells who should know: the session's channel (`Moved`), whoever places turns
-(`TURN_QUEUE`), and the edges of turns that end (`CancelTurn`). The telling may be lost; sweeps and re-reads find it all.
+(`TURN_QUEUE`), and the edges of turns that end (`CancelTurn`). Telling may be lost; sweeps and re-reads find it all.
 """
 
 from typing import Literal

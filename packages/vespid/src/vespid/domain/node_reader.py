@@ -29,6 +29,7 @@ from vespid.domain.plan import ConditionRule, Placement, PlanNode, Schedule
 from vespid.domain.policy import Backoff
 from vespid.domain.selector import Requirement, Selector
 from vespid.domain.template import Template, TemplateInvalid, compile_template, static
+from vespid.domain.tool_name import NO_SUCH_TOOL, connector_action, is_tool
 
 # (connectorId, actionId) → None where it exists, else a message that says what does.
 ConnectorCheck = Callable[[str, str], str | None]
@@ -38,10 +39,6 @@ Shape = TypeVar("Shape", bound=msgspec.Struct)
 MAX_WAIT_MS_DEFAULT = 600_000
 HTTP_CONNECTOR, HTTP_ACTION = "http", "request"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_TOOL = re.compile(
-    r"connector\.(?P<connector>[a-z0-9][a-z0-9_-]*)\.(?P<action>[A-Za-z0-9_.-]+)"
-    r"|shell\.run|memory\.(search|get|write)|skill\.[a-z0-9][a-z0-9_-]{0,63}|mcp\.[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+"
-)
 _AT = re.compile(r"^(?P<message>.*) - at (?P<key>`key` in )?`\$(?P<path>.*)`$", re.DOTALL)
 
 
@@ -175,15 +172,10 @@ class NodeReader:
     def _tools(self, parsed: AgentRunConfig, at: str) -> None:
         for index, tool in enumerate(parsed.tools.allow if parsed.tools else ()):
             path = f"{at}.tools.allow.{index}"
-            match = _TOOL.fullmatch(tool)
-            if match is None:
-                self.report(
-                    path,
-                    "no such tool; use connector.<id>.<action>, shell.run, memory.search, memory.get, memory.write, "
-                    "skill.<skillId> or mcp.<server>.<tool>",
-                )
-            elif match["connector"]:
-                self._connector(match["connector"], match["action"], path)
+            if not is_tool(tool):
+                self.report(path, NO_SUCH_TOOL)
+            elif named := connector_action(tool):
+                self._connector(*named, path)
 
     def _http(self, parsed: HttpRequestConfig, at: str) -> None:
         if "{{" not in parsed.method and parsed.method.upper() not in _METHODS:
