@@ -12,6 +12,7 @@ from vespid.domain.session_options import Engine, NewSessionBody, read_options
 
 NOTHING = LlmChoice()
 DEFAULT = LlmChoice("openai", "gpt-5", "s-default")
+HOST = "0198a1c2-0000-7000-8000-00000000000a"
 
 
 def read(body, default_llm=NOTHING, check_connector=None):
@@ -94,8 +95,8 @@ def test_where_people_talk_is_read_from_the_body_and_its_context():
 
 
 def test_a_selector_is_a_workflows():
-    given = {"pool": "managed", "labels": ["gpu"], "group": "g", "tag": "t", "executorId": "x"}
-    assert read({"executorSelector": given}).executor_selector == Selector("managed", ("gpu",), "g", "t", "x")
+    given = {"pool": "managed", "labels": ["gpu"], "group": "g", "tag": "t", "executorId": HOST.upper()}
+    assert read({"executorSelector": given}).executor_selector == Selector("managed", ("gpu",), "g", "t", HOST)
     assert read({"executorSelector": {}}).executor_selector is None
 
 
@@ -112,6 +113,7 @@ def test_a_selector_is_a_workflows():
         ({"tools": {"allow": ["memory.search", "rm"]}}, {"tools.allow[1]"}),
         ({"tools": {"allow": ["connector.nope.x"]}}, {"tools.allow[0]"}),
         ({"context": {"account": 3, "teamId": ""}}, {"context.account", "context.teamId"}),
+        ({"executorSelector": {"executorId": "x"}}, {"executorSelector.executorId"}),
         ({"context": {"big": "x" * 20_000}}, {"context"}),
     ],
 )

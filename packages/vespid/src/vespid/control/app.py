@@ -34,6 +34,7 @@ from vespid.control.methods import allow_header
 from vespid.control.observe import ObserveRequests
 from vespid.control.openapi import openapi_config
 from vespid.control.request_id import request_id_of, traceparent_of
+from vespid.dispatch.conversation import Conversation
 from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.plans import Plans
 from vespid.security.access_tokens import AccessTokens
@@ -46,6 +47,7 @@ from vespid.settings import ApiSettings
 from vespid.store.auth_sessions import Authorizer
 from vespid.store.pool import Database
 from vespid.store.runs import RunCreator
+from vespid.store.sessions import MessageSender
 from vespid_protocol.ids import ProcessId, new_id
 
 log = structlog.get_logger("vespid.control.app")
@@ -56,6 +58,7 @@ REDIS_TIMEOUT_S = 0.5
 # Modules of `vespid.control` with routes.
 NOUNS = (
     "accounts",
+    "agent_bindings",
     "agents",
     "api_keys",
     "audit",
@@ -72,6 +75,8 @@ NOUNS = (
     "pairing",
     "runs",
     "secrets",
+    "session_messages",
+    "sessions",
     "settings",
     "stream",
     "webhooks",
@@ -113,6 +118,10 @@ class ControlPlane:
         )
         own_runs = RunCreator(database) if runs is None else None
         gateways = Gateways(database, settings.gateway_service_token)
+        messages = MessageSender(database)
+        conversation = Conversation(database, messages, mail, fanout)
+        feed = ControlFeed(database, fanout)
+        feed.listen(conversation.bindings.read)
         limit = RateLimit(settings.rate_limit_failures, settings.rate_limit_window_sec, settings.rate_limit_enabled)
         self._redis = redis
         self.deps = Deps(
@@ -123,6 +132,7 @@ class ControlPlane:
             access_tokens=AccessTokens(settings.auth_token_secret),
             refresh_tokens=RefreshTokens(settings.auth_token_secret),
             limiter=FailureLimiter(limit, redis),
+            conversation=conversation,
             redis=redis,
             keyring=_keyring(settings),
             runs=runs or own_runs,
@@ -130,7 +140,7 @@ class ControlPlane:
             mail=mail,
             fanout=fanout,
             gateways=gateways,
-            feed=ControlFeed(database, fanout),
+            feed=feed,
         )
         self._http = HttpService(
             create_app(self.deps),
@@ -144,8 +154,9 @@ class ControlPlane:
             database,
             self.deps.authorizer,
             own_runs,
+            messages,
             gateways,
-            self.deps.feed,
+            feed,
             Housekeeping(database),
             self._http,
         )

@@ -48,6 +48,10 @@ class AuditAction(StrEnum):
     WORKFLOW_PUBLISHED = "workflow.published"
     WORKFLOW_DRAFT_CREATED = "workflow.draft_created"
     WEBHOOK_ROTATED = "webhook.rotated"
+    AGENT_BINDING_CREATED = "agent_binding.created"
+    AGENT_BINDING_CHANGED = "agent_binding.changed"
+    AGENT_BINDING_DELETED = "agent_binding.deleted"
+    SESSION_CREATED = "session.created"
     RUN_CREATED = "run.created"
     RUN_CANCELLED = "run.cancelled"
 

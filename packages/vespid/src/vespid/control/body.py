@@ -11,6 +11,7 @@ import msgspec
 from litestar import Request
 from litestar.types import Empty
 
+from vespid.domain.fields import FieldsInvalid
 from vespid.errors import ApiError
 from vespid_protocol.text import clean_json
 
@@ -45,6 +46,11 @@ def decode_body(body: bytes, shape: Any) -> Any:
         raise ApiError(400, "BAD_REQUEST", "The body is not valid JSON.") from error
     except RecursionError as error:
         raise ApiError(400, "BAD_REQUEST", "The body is nested too deeply.") from error
+
+
+def fields_invalid(invalid: FieldsInvalid) -> ApiError:
+    """The 400 for what the rules found, in the form that decoding has."""
+    return ApiError(400, "BAD_REQUEST", "The request is not valid.", {"fieldErrors": invalid.fields})
 
 
 def _field_errors(given: Any, shape: Any, first: msgspec.ValidationError) -> ApiError:

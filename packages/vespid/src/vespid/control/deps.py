@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from vespid.bus.ports import Fanout, Mail
 from vespid.control.gateways import Gateways
 from vespid.control.memory_search import MemorySearch
+from vespid.dispatch.conversation import Conversation
 from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.plans import Plans
 from vespid.security.access_tokens import AccessTokens
@@ -49,6 +50,8 @@ class Deps:
     access_tokens: AccessTokens
     refresh_tokens: RefreshTokens
     limiter: FailureLimiter
+    # What people do to sessions.
+    conversation: Conversation
     # Fails fast; None where the process runs without Redis, which `readyz` then does not ask.
     redis: Redis | None = None
     # Opens and seals secrets; None where no KEK was given: 503 SECRETS_NOT_CONFIGURED.

@@ -45,6 +45,12 @@ class Claim(msgspec.Struct, frozen=True):
     answer: Response[Any] | None
 
 
+class Existing(msgspec.Struct, frozen=True):
+    """What a creation found to be there already: it is answered with 200."""
+
+    answer: msgspec.Struct
+
+
 class Once:
     """One request's key, or the absence of one."""
 
@@ -62,14 +68,14 @@ class Once:
         """
         async with self._transaction() as connection:
             if self._scope is None:
-                return _respond(msgspec.json.encode(await create(connection)), status)
+                return _respond(*_encoded(await create(connection), status))
             await self._lock(connection, self._scope)
             known = await self._known(connection, self._scope)
             if known is not None and known.answer is not None:
                 return _respond(known.answer, known.status or status)
             if known is None:
                 await idempotency.claim(connection, self._scope, self._org_id, self._body, UUID(new_id()))
-            answer = msgspec.json.encode(await create(connection))
+            answer, status = _encoded(await create(connection), status)
             await idempotency.enter_tenant(connection, self._org_id)
             await idempotency.store_answer(connection, self._scope, status, answer)
             return _respond(answer, status)
@@ -142,6 +148,12 @@ def _scope_sha256(
     caller = principal.api_key_id or principal.user_id
     parts = (caller, _org_of(tenant) or "", request.scope["method"], request.scope["path"], key)
     return hashlib.sha256(msgspec.json.encode(parts)).digest()
+
+
+def _encoded(made: msgspec.Struct, status: int) -> tuple[bytes, int]:
+    if isinstance(made, Existing):
+        return msgspec.json.encode(made.answer), 200
+    return msgspec.json.encode(made), status
 
 
 def _respond(body: bytes, status: int) -> Response[Any]:

@@ -273,7 +273,7 @@ async def _locked_draft(connection: asyncpg.Connection, workflow_id: UUID) -> ro
 def _validated(dsl: dict[str, Any]) -> ParsedWorkflow:
     """The workflow that a DSL describes. Raises ApiError 400 with everything that is wrong with it."""
     try:
-        return parse(dsl, check_connector=_why_no_action)
+        return parse(dsl, check_connector=why_no_action)
     except WorkflowInvalid as invalid:
         raise ApiError(400, "BAD_REQUEST", "The workflow is not valid.", invalid.details()) from None
 
@@ -283,7 +283,7 @@ def _connectors() -> Registry:
     return registry()
 
 
-def _why_no_action(connector_id: str, action_id: str) -> str | None:
+def why_no_action(connector_id: str, action_id: str) -> str | None:
     """None where this server can run the action, else what is wrong with its name."""
     connector = _connectors().connectors.get(connector_id)
     if connector is None:

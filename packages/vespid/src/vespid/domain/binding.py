@@ -37,7 +37,7 @@ _ROLES = ("owner", "admin", "member")
 _TEXT_MAX = 200
 _TEXTS_MAX = 100
 
-AgentId = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+AgentId = Annotated[str, msgspec.Meta(min_length=1, max_length=120)]
 
 
 class Facts(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -111,8 +111,9 @@ def read_match(dimension: Dimension, given: dict[str, object]) -> Match:
 
 
 def _read_texts(value: object, field: str, notes: FieldNotes) -> frozenset[str]:
-    texts = value if isinstance(value, list) else [value]
-    if not 0 < len(texts) <= _TEXTS_MAX or not all(isinstance(text, str) for text in texts):
+    given = value if isinstance(value, list) else [value]
+    texts = [text for text in given if isinstance(text, str)]
+    if len(texts) < len(given) or not 0 < len(texts) <= _TEXTS_MAX:
         notes.note(field, f"Expected a text, or a list of 1..{_TEXTS_MAX} texts.")
         return frozenset()
     plain = {_plain(text) for text in texts}

@@ -19,6 +19,7 @@ from vespid.domain.policy import LlmChoice
 from vespid.domain.selector import Selector
 from vespid.domain.session_key import Scope
 from vespid.domain.tool_name import NO_SUCH_TOOL, connector_action, is_tool
+from vespid_protocol.ids import is_uuid
 
 OnBusy = Literal["queue", "reject", "interrupt"]
 OnHostLost = Literal["rerun", "fail"]
@@ -162,6 +163,7 @@ def read_options(
     engine, named_secret_id = _read_engine(body, default_llm, notes)
     facts = _read_facts(body, role, notes)
     tools_allow = _read_tools(body.tools, notes, check_connector)
+    selector = _read_selector(body.executor_selector, notes)
     notes.raise_any()
     limits = body.limits or Limits()
     return SessionOptions(
@@ -175,7 +177,7 @@ def read_options(
         tools_allow=tools_allow,
         limits=limits,
         turn_timeout_ms=limits.timeout_ms or TURN_TIMEOUT_MS,
-        executor_selector=_read_selector(body.executor_selector),
+        executor_selector=selector,
         on_busy=body.on_message_while_busy or "queue",
         on_host_lost=body.on_host_lost or "rerun",
         pin_policy=body.pin_policy or "sticky",
@@ -187,10 +189,10 @@ def read_options(
 
 def _read_engine(body: NewSessionBody, default_llm: LlmChoice, notes: FieldNotes) -> tuple[Engine, str | None]:
     """The engine, and the secret that the caller named for it."""
-    given, llm = body.engine, body.llm
-    provider = _one_of(given and given.provider, llm and llm.provider, "llm.provider", "engine.provider", notes)
-    model = _one_of(given and given.model, llm and llm.model, "llm.model", "engine.model", notes)
-    secret_id = _one_of(_secret_of(given), _secret_of(llm), "llm.auth.secretId", "engine.auth.secretId", notes)
+    engine, llm = _said_of(body.engine), _said_of(body.llm)
+    provider, model, secret_id = (
+        _one_of(engine[field], llm[field], field, notes) for field in ("provider", "model", "auth.secretId")
+    )
     engine_id = _engine_id(body, default_llm, notes)
     if engine_id != engines.LOOP or (model is not None and provider is not None):
         return Engine(engine_id, model, provider, secret_id), secret_id
@@ -218,14 +220,17 @@ def _engine_id(body: NewSessionBody, default_llm: LlmChoice, notes: FieldNotes) 
     return engines.LOOP if body.llm is not None or default_llm.provider is not None else engines.ECHO
 
 
-def _secret_of(option: EngineOption | LlmOption | None) -> str | None:
-    return option.auth.secret_id if option is not None and option.auth is not None else None
+def _said_of(option: EngineOption | LlmOption | None) -> dict[str, str | None]:
+    if option is None:
+        return {"provider": None, "model": None, "auth.secretId": None}
+    secret_id = option.auth.secret_id if option.auth else None
+    return {"provider": option.provider, "model": option.model, "auth.secretId": secret_id}
 
 
-def _one_of(first: str | None, second: str | None, field: str, other: str, notes: FieldNotes) -> str | None:
-    if first is not None and second is not None and first != second:
-        notes.note(field, f"Differs from {other}, of which it is another spelling; drop one.")
-    return first if first is not None else second
+def _one_of(engine: str | None, llm: str | None, field: str, notes: FieldNotes) -> str | None:
+    if engine is not None and llm is not None and engine != llm:
+        notes.note(f"llm.{field}", f"Differs from engine.{field}, of which it is another spelling; drop one.")
+    return engine if engine is not None else llm
 
 
 # --- where people talk, tools, hosts ---------------------------------------------------------------------------------
@@ -274,10 +279,13 @@ def _read_tools(
     return tuple(dict.fromkeys(allow))
 
 
-def _read_selector(given: SelectorOption | None) -> Selector | None:
+def _read_selector(given: SelectorOption | None, notes: FieldNotes) -> Selector | None:
     if given is None:
         return None
-    selector = Selector(given.pool, tuple(given.labels or ()), given.group, given.tag, given.executor_id)
+    executor_id = given.executor_id.lower() if given.executor_id is not None else None
+    if executor_id is not None and not is_uuid(executor_id):
+        notes.note("executorSelector.executorId", "Expected a UUID.")
+    selector = Selector(given.pool, tuple(given.labels or ()), given.group, given.tag, executor_id)
     return None if selector == Selector() else selector
 
 

@@ -83,6 +83,12 @@ async def replace_secret_value(
     return None if record is None else _row(record)
 
 
+async def secret_exists(connection: asyncpg.Connection, secret_id: UUID) -> bool:
+    """Whether the tenant has it."""
+    exists: bool = await connection.fetchval(QUERIES.secret_exists, secret_id)
+    return exists
+
+
 async def delete_secret(connection: asyncpg.Connection, secret_id: UUID) -> tuple[str, str] | None:
     """The connector and the name of what was deleted."""
     record = await connection.fetchrow(QUERIES.delete_secret, secret_id)

@@ -26,6 +26,9 @@ returning id, organization_id, connector_id, name, created_by_user_id, updated_b
 delete from secrets where id = $1
 returning connector_id, name
 
+-- name: secret_exists
+select exists (select from secrets where id = $1)
+
 -- name: read_sealed_secret
 -- Organization beside row-level security: the id alone never decides.
 select kek_id, wrapped_dek, dek_nonce, value_ciphertext, value_nonce
