@@ -24,9 +24,25 @@ BODIES: dict[str, object] = {
     "/secrets/{secret_id}": {"value": "new"},
     "/workflows/{workflow_id}": {"name": "New name"},
     "/workflows/{workflow_id}/runs": {"input": {}},
+    "/agent-bindings/{binding_id}": {"priority": 1},
+    "/sessions/{session_id}": {"title": "Mine"},
+    "/sessions/{session_id}/messages": {"message": "hi"},
 }
 # A query that each list demands.
 QUERIES = {"/memory/search": "?q=theirs&sessionKey=theirs", "/memory/docs": "?sessionKey=theirs"}
+PLACES = (
+    "user_id",
+    "invitation_id",
+    "key_id",
+    "secret_id",
+    "agent_id",
+    "workflow_id",
+    "run_id",
+    "node_id",
+    "session_id",
+    "binding_id",
+    "doc_id",
+)
 DSL = {
     "version": "v2",
     "trigger": {"type": "trigger.manual"},
@@ -65,7 +81,9 @@ async def everything_of(control: Control, caller: Caller) -> dict[str, str]:
     workflow_id = workflow.body["workflow"]["id"]
     published = await caller.post(f"/v1/orgs/{{org}}/workflows/{workflow_id}/publish")
     run = await caller.post(f"/v1/orgs/{{org}}/workflows/{workflow_id}/runs", {})
-    for answer in (invitation, key, secret, workflow, token, paired, published, run):
+    session = await caller.post("/v1/orgs/{org}/sessions", {"title": "Theirs"})
+    binding = await caller.post("/v1/orgs/{org}/agent-bindings", {"agentId": "theirs", "dimension": "default"})
+    for answer in (invitation, key, secret, workflow, token, paired, published, run, session, binding):
         assert answer.status in (200, 201), answer.body
     return {
         "user_id": caller.user_id,
@@ -75,6 +93,8 @@ async def everything_of(control: Control, caller: Caller) -> dict[str, str]:
         "agent_id": paired.body["agentId"],
         "workflow_id": workflow_id,
         "run_id": run.body["run"]["id"],
+        "session_id": session.body["session"]["id"],
+        "binding_id": binding.body["binding"]["id"],
         "node_id": "n1",
         "doc_id": await a_document_of(control, caller),
     }
@@ -145,20 +165,7 @@ async def test_an_api_key_of_another_organization_opens_nothing(
     key = await stranger.post("/v1/orgs/{org}/api-keys", {"name": "theirs", "role": "owner"})
     machine = control.with_token(key.body["value"], owner.org_id)
     for method, path in org_routes(control):
-        ids = dict.fromkeys(
-            (
-                "user_id",
-                "invitation_id",
-                "key_id",
-                "secret_id",
-                "agent_id",
-                "workflow_id",
-                "run_id",
-                "node_id",
-                "doc_id",
-            ),
-            "x",
-        )
+        ids = dict.fromkeys(PLACES, "x")
         answer = await machine.call(method, filled(path, str(owner.org_id), ids))
         assert (answer.status, answer.code) == (403, "ORG_ACCESS_DENIED"), path
 

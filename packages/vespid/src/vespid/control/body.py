@@ -75,10 +75,10 @@ def _field_errors(given: Any, shape: Any, first: msgspec.ValidationError) -> Api
 
 
 def _struct_of(shape: Any) -> type[msgspec.Struct] | None:
-    for candidate in (shape, *get_args(shape)):
-        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            return candidate
-    return None
+    """The Struct in `Annotated[Struct | None, …]`, however deep."""
+    if isinstance(shape, type) and issubclass(shape, msgspec.Struct):
+        return shape
+    return next(filter(None, map(_struct_of, get_args(shape))), None)
 
 
 def _place_of(message: str) -> tuple[str, str]:
