@@ -231,7 +231,7 @@ async def test_events_come_in_order_page_by_page(owner: Caller) -> None:
         "payload",
         "createdAt",
     }
-    assert every[1]["payload"] == {"message": "m0"}
+    assert every[1]["payload"] == {"message": "m0", "attachments": []}
     first = (await owner.get(f"{path}?limit=2")).body
     second = (await owner.get(f"{path}?limit=2&cursor={first['nextCursor']}")).body
     last = (await owner.get(f"{path}?limit=2&cursor={second['nextCursor']}")).body

@@ -39,11 +39,11 @@ _encode = msgspec.json.Encoder().encode
 _decode_facts = msgspec.json.Decoder(Facts).decode
 
 
-class _Payload(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Payload(msgspec.Struct, frozen=True):
     """Of `user_message`."""
 
     message: str
-    attachments: list[Attachment] | None = None
+    attachments: list[Attachment]
 
 
 class Conversation:
@@ -68,7 +68,7 @@ class Conversation:
         503 where it cannot be accepted.
         """
         routed = await self.bindings.route(org_id, await self._facts_of(org_id, session_id))
-        payload = _encode(_Payload(message.message, message.attachments or None))
+        payload = _encode(_Payload(message.message, message.attachments or []))
         new = NewMessage(
             org=org_id,
             session=session_id,

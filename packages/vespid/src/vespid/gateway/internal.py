@@ -2,6 +2,8 @@
 
 import hmac
 from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -9,6 +11,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from vespid.bus import memory_push
+from vespid.bus.channels import TURN_QUEUE, session_item
 from vespid.dispatch.house import House
 from vespid.errors import ApiError
 from vespid.gateway.brain.body import DispatchBody
@@ -18,10 +21,13 @@ from vespid.gateway.edge.memory import HostMemory
 from vespid.gateway.edge.registry import Registry
 from vespid.security.envelope import SecretValue
 from vespid.store.executors import routes_of
+from vespid.store.sessions import read_standing
 from vespid_protocol.ids import OrgId, RequestId, is_uuid, new_id
 from vespid_protocol.text import clean_json
 
 log = structlog.get_logger("vespid.gateway.internal")
+
+Body = TypeVar("Body")
 
 BODY_MAX_BYTES = 1024 * 1024
 REQUEST_ID_MAX_CHARS = 128
@@ -37,6 +43,18 @@ class _Handed(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _decode_handed = msgspec.json.Decoder(_Handed).decode
+
+
+class _Said(msgspec.Struct, frozen=True, rename="camel"):
+    """A message of a session that is committed, and wants a host."""
+
+    organization_id: UUID
+    session_id: UUID
+    user_event_seq: Annotated[int, msgspec.Meta(ge=1)]
+    user_id: UUID | None = None
+
+
+_decode_said = msgspec.json.Decoder(_Said).decode
 
 
 class InternalHttp:
@@ -67,6 +85,7 @@ class InternalHttp:
         router.add_get("/internal/v1/executors/routes", self._guarded(self._routes))
         router.add_post("/internal/v1/secret-handover", self._guarded(self._secret_handover))
         router.add_post(memory_push.ROUTE, self._guarded(self._memory_push))
+        router.add_post("/internal/v1/sessions/send", self._guarded(self._session_send))
         router.add_get("/healthz", self._healthz)
         router.add_get("/readyz", self._readyz)
         router.add_get("/metrics", self._metrics)
@@ -84,11 +103,11 @@ class InternalHttp:
         return guarded
 
     async def _dispatch(self, request: web.Request) -> web.Response:
-        outcome = await self._dispatcher.dispatch(await _body(request))
+        outcome = await self._dispatcher.dispatch(await _body(request, _decode_dispatch))
         return _json(outcome)
 
     async def _dispatch_async(self, request: web.Request) -> web.Response:
-        dispatched = await self._dispatcher.dispatch_async(await _body(request))
+        dispatched = await self._dispatcher.dispatch_async(await _body(request, _decode_dispatch))
         return _json(dispatched, 200 if dispatched.cached is True else 201)
 
     async def _result(self, request: web.Request) -> web.Response:
@@ -121,6 +140,17 @@ class InternalHttp:
             raise ApiError(400, "BAD_REQUEST", f"The request is not readable: {error}") from error
         return _json(await self._memory.push(asked))
 
+    async def _session_send(self, request: web.Request) -> web.Response:
+        said = await _body(request, _decode_said)
+        org_id = OrgId(str(said.organization_id))
+        async with self._house.db.tenant(org_id) as connection:
+            standing = await read_standing(connection, said.organization_id, said.session_id)
+        if standing is None or standing.event_seq < said.user_event_seq:
+            raise ApiError(404, "SESSION_NOT_FOUND", "There is no such session here, or no such message in it.")
+        # Whoever takes it finds the message that is next; a sweep finds it too.
+        self._house.mail.wake(TURN_QUEUE, session_item(org_id, str(said.session_id)))
+        return _json({"accepted": True}, 202)
+
     async def _healthz(self, _request: web.Request) -> web.Response:
         return _json({"ok": True})
 
@@ -133,15 +163,15 @@ class InternalHttp:
         return web.Response(body=generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-async def _body(request: web.Request) -> DispatchBody:
+async def _body(request: web.Request, decode: Callable[[bytes], Body]) -> Body:
     data, _mended = clean_json(await request.read())
     try:
-        return _decode_dispatch(data)
+        return decode(data)
     except msgspec.ValidationError as error:
         message = str(error)
         _, _, path = message.partition(" - at `$.")
         raise ApiError(
-            400, "BAD_REQUEST", "The dispatch is not valid.", {"fieldErrors": {path.rstrip("`") or "$": [message]}}
+            400, "BAD_REQUEST", "The body is not valid.", {"fieldErrors": {path.rstrip("`") or "$": [message]}}
         ) from error
     except msgspec.DecodeError as error:
         raise ApiError(400, "BAD_REQUEST", f"The body is not JSON: {error}") from error
