@@ -13,6 +13,7 @@ from vespid_runtime.connectors.registry import ConnectorInfo, registry
 CAPABILITIES = (
     "workflows.v2",
     "workflows.v3",
+    "sessions.v2",
     "triggers.manual",
     "triggers.webhook",
     "triggers.cron",

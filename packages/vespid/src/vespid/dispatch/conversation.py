@@ -83,11 +83,11 @@ class Conversation:
         if sent.outcome == "busy":
             raise conflict("The session is answering another message.", "SESSION_BUSY")
         event = _event_of(new, sent)
-        if sent.outcome == "repeated":
-            if not _is_same(event.payload, payload):
-                raise conflict("This idempotencyKey was used with another message.")
-            return event
-        self._tell(org_id, session_id, event.seq, sent.cancelled, has_next=sent.is_next)
+        is_repeated = sent.outcome == "repeated"
+        if is_repeated and not _is_same(event.payload, payload):
+            raise conflict("This idempotencyKey was used with another message.")
+        # Of a repeat too: whoever committed it may not have come to tell.
+        self._tell(org_id, session_id, event.seq, sent.cancelled, has_next=sent.is_next or is_repeated)
         return event
 
     async def cancel(self, org_id: OrgId, session_id: SessionId) -> None:
