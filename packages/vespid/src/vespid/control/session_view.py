@@ -13,8 +13,7 @@ _decode_engine = msgspec.json.Decoder(Engine).decode
 
 
 class Session(msgspec.Struct, frozen=True, rename="camel"):
-    """A conversation with an agent that lives on a host. `pinnedAgentId` is the host where it is one of the
-    organization's own agents."""
+    """A conversation with an agent that lives on a host; `pinnedAgentId` is another spelling of `pinnedExecutorId`."""
 
     id: UUID
     organization_id: UUID
@@ -72,7 +71,7 @@ def shown_session(session: SessionRow) -> Session:
         status=session.status,
         pinned_executor_id=session.pinned_executor_id,
         pinned_executor_pool=session.pinned_pool,
-        pinned_agent_id=session.pinned_executor_id if session.pinned_pool == "byon" else None,
+        pinned_agent_id=session.pinned_executor_id,
         routed_agent_id=session.routed_agent_id,
         binding_id=session.binding_id,
         execution_mode="pinned-node-host",
