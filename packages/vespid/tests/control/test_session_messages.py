@@ -204,7 +204,7 @@ async def test_who_must_know_is_told(owner: Caller, redis_url: str, superuser: "
         async with aclosing(mail.wakes(TURN_QUEUE)) as wakes, asyncio.timeout(10):
             await owner.post(f"{path}/messages", {"message": "one"})
             assert list(await anext(wakes)) == [session_item(str(owner.org_id), session_id)]
-        await until(has(heard.news, Moved(2)), "the message is told")
+        await until(has(heard.news, Moved(2)), "the message is told", 10.0)
         executor = ExecutorId(str(uuid4()))
         await superuser.execute(
             "update session_turns set state = 'running', turn_epoch = 1, executor_id = $2, pool = 'byon' "
@@ -214,10 +214,10 @@ async def test_who_must_know_is_told(owner: Caller, redis_url: str, superuser: "
         )
         await owner.post(f"{path}/messages", {"message": "two"})
         order = CancelTurn(turn_request_id(session_id, 2, 1), SessionId(session_id), OrgId(str(owner.org_id)), executor)
-        await until(has(heard.orders, order), "the host is told to stop")
-        await until(has(heard.news, Moved(3)), "the message behind it is told")
+        await until(has(heard.orders, order), "the host is told to stop", 10.0)
+        await until(has(heard.news, Moved(3)), "the message behind it is told", 10.0)
         await owner.post(f"{path}/reset")
-        await until(lambda: len(heard.news) == 3, "the reset is told")
+        await until(lambda: len(heard.news) == 3, "the reset is told", 10.0)
     finally:
         for service in (fanout, mail, connection):
             await service.stop()

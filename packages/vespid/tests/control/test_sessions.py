@@ -117,6 +117,19 @@ async def test_what_a_turn_needs_of_its_host_is_put_down(owner: Caller, superuse
     }
 
 
+async def test_a_pinned_session_says_where_it_lives(owner: Caller, superuser: "asyncpg.Connection") -> None:
+    session = await begin(owner)
+    host = uuid4()
+    await superuser.execute(
+        "update sessions set pinned_executor_id = $2, pinned_pool = 'byon' where id = $1",
+        UUID(str(session["id"])),
+        host,
+    )
+    shown = (await owner.get(f"{S}/{session['id']}")).body["session"]
+    assert (shown["pinnedExecutorId"], shown["pinnedAgentId"]) == (str(host), str(host))
+    assert shown["pinnedExecutorPool"] == "byon"
+
+
 async def test_the_organizations_default_model_answers(owner: Caller) -> None:
     default = {"llm": {"defaults": {"primary": {"provider": "anthropic", "model": "big"}}}}
     assert (await owner.put("/v1/orgs/{org}/settings", default)).status == 200
