@@ -260,7 +260,7 @@ async def test_sync_takes_what_the_host_has_changed(memory: Remembered) -> None:
     ]
     answer, asked = await memory.sync_with(host, details={"documents": documents})
     assert answer.status == 200, answer.body
-    assert asked["direction"] == "push"
+    assert asked["direction"] == "pull"
     assert (asked["sessionKey"], asked["organizationId"], asked["provider"]) == (memory.key, memory.org, "builtin")
     assert {doc["path"]: doc["sha256"] for doc in asked["documents"]} == {
         "MEMORY.md": content_sha256("old"),

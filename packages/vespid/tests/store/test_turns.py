@@ -6,9 +6,10 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+import pytest
 import pytest_asyncio
-from tests.support.ground import Ground, Lease
-from tests.support.talk import Talk as Written
+from tests.support.ground import Ground
+from tests.support.hosted_talk import Talk
 
 from vespid.store import sessions
 from vespid.store.pool import Database
@@ -16,86 +17,13 @@ from vespid.store.sessions import MessageSender
 from vespid.store.turns import (
     Attach,
     ChangedDocument,
-    FinishTurn,
     HostCopy,
-    LeasedTurn,
-    LeaseTurn,
-    LoseTurn,
     NotLeased,
-    TurnFinished,
     TurnStore,
 )
-from vespid_protocol.ids import OrgId, turn_request_id
+from vespid_protocol.ids import turn_request_id
 
-
-class Talk(Written):
-    """One session of one organization, and a connected host."""
-
-    def __init__(
-        self, ground: Ground, db: Database, turns: TurnStore, sender: MessageSender, org: OrgId, host: Lease
-    ) -> None:
-        super().__init__(db, sender, org)
-        self.ground, self.turns, self.host = ground, turns, host
-
-    async def lease(
-        self, seq: int, epoch: int = 1, to: Lease | None = None, have: HostCopy | None = None
-    ) -> LeasedTurn | NotLeased:
-        to = to or self.host
-        return await self.turns.lease(
-            LeaseTurn(
-                org=self.org,
-                session=self.id,
-                seq=seq,
-                epoch=epoch,
-                executor=to.executor,
-                connection_epoch=to.epoch,
-                edge=to.edge,
-                have=have,
-            )
-        )
-
-    async def leased(
-        self, seq: int, epoch: int = 1, to: Lease | None = None, have: HostCopy | None = None
-    ) -> LeasedTurn:
-        answer = await self.lease(seq, epoch, to, have)
-        assert isinstance(answer, LeasedTurn), answer
-        return answer
-
-    async def finish(
-        self, seq: int, epoch: int = 1, by: Lease | None = None, text: str = "hi", **others: object
-    ) -> TurnFinished:
-        by = by or self.host
-        answer = msgspec.Raw(json.dumps({"message": text, "userEventSeq": seq}).encode())
-        fields = {
-            "org": self.org,
-            "session": self.id,
-            "seq": seq,
-            "epoch": epoch,
-            "executor": by.executor,
-            "connection_epoch": by.epoch,
-            "status": "answered",
-            "answer": answer,
-        }
-        return await self.turns.finish(FinishTurn(**{**fields, **others}))  # type: ignore[arg-type]
-
-    async def lose(
-        self, seq: int, epoch: int = 1, host: Lease | None = None, reason: str = "closed", **others: object
-    ) -> str:
-        host = host or self.host
-        loss = LoseTurn(
-            org=self.org,
-            session=self.id,
-            seq=seq,
-            epoch=epoch,
-            executor=host.executor,
-            reason=reason,
-            **others,  # type: ignore[arg-type]
-        )
-        return (await self.turns.lose(loss)).outcome
-
-    async def another_host(self, **how: object) -> Lease:
-        executor = await self.ground.executor(self.org, **how)  # type: ignore[arg-type]
-        return await self.ground.connected(executor, self.host.edge)
+pytestmark = pytest.mark.promise("P8")
 
 
 @pytest_asyncio.fixture
@@ -154,7 +82,7 @@ async def test_a_host_that_missed_a_turn_is_given_only_that(talk: Talk) -> None:
         await talk.leased(seq)
         await talk.finish(seq, text=f"answer {seq}")
     await talk.send("now")
-    leased = await talk.leased(6, have=HostCopy(2, 2, 0))
+    leased = await talk.leased(6, have=HostCopy(3, 2, 0))
     assert json.loads(leased.history or b"") == [
         {"seq": 4, "role": "user", "content": "message 4"},
         {"seq": 5, "role": "assistant", "content": "answer 4"},
@@ -264,7 +192,7 @@ async def test_memory_travels_with_the_answer(talk: Talk) -> None:
     assert [doc["content"] for doc in json.loads(leased.memory or b"")] == ["likes tea"]
     await talk.finish(4, memory=(ChangedDocument("MEMORY.md", "", None),))
     await talk.send()
-    assert json.loads((await talk.leased(6, have=HostCopy(2, 4, 1))).memory or b"")[0]["content"] is None
+    assert json.loads((await talk.leased(6, have=HostCopy(3, 4, 1))).memory or b"")[0]["content"] is None
 
 
 async def test_a_clear_reset_forgets_what_was_said(talk: Talk) -> None:
@@ -312,3 +240,129 @@ async def test_a_turn_that_waits_says_so_once(talk: Talk) -> None:
     (waiting,) = await talk.turns.of_executor(talk.host.executor)
     assert not waiting.is_held
     assert await talk.turns.fail_unplaced(talk.org, talk.id, 2, 0, "NO_AGENT_AVAILABLE", "none", b"{}") == 4
+
+
+async def test_a_reset_ends_every_message_that_waits(talk: Talk) -> None:
+    # More than a cursor fetches at a time.
+    for number in range(60):
+        await talk.send(f"message {number}")
+    async with talk.db.tenant(talk.org) as connection:
+        ended = await sessions.reset_session(connection, UUID(talk.org), UUID(talk.id), clear=False)
+    assert ended is not None
+    assert [kind for _, kind in await talk.events()].count("error") == 60
+    assert await talk.turns.look(talk.org, talk.id) is None
+
+
+async def test_a_host_that_declines_has_not_had_it_and_does_not_stretch_the_wait(
+    talk: Talk, superuser: "asyncpg.Connection"
+) -> None:
+    one = Talk(talk.ground, talk.db, talk.turns, talk.sender, talk.org, talk.host)
+    await one.create(session_key="d", on_host_lost="fail")
+    await one.send()
+    note = (one.org, one.id, 2)
+    assert await one.turns.note_waiting(*note, 0, "ALL_FULL", one.host.executor) is not None
+    passed = "update session_turns set act_by = act_by - interval '9 s', wait_until = wait_until - interval '9 s'"
+    await superuser.execute(passed)
+    until = await superuser.fetchval("select act_by from session_turns where session_id = $1", UUID(one.id))
+    for epoch in (1, 2):
+        await one.leased(2, epoch=epoch)
+        assert await one.lose(2, epoch=epoch, reason="declined") == "place"
+        assert await one.turns.note_waiting(*note, epoch, "ALL_FULL", one.host.executor) is None
+    row = await superuser.fetchrow("select * from session_turns where session_id = $1", UUID(one.id))
+    assert (row["act_by"], row["tries"]) == (until, 0)
+    await one.leased(2, epoch=3)
+    assert await one.lose(2, epoch=3) == "failed"
+
+
+async def test_a_decision_about_an_earlier_try_changes_nothing(talk: Talk) -> None:
+    await talk.send()
+    await talk.leased(2)
+    assert await talk.lose(2) == "place"
+    before = await talk.events()
+    assert await talk.turns.fail_unplaced(talk.org, talk.id, 2, 0, "NO_AGENT_AVAILABLE", "none", b"{}") is None
+    assert await talk.turns.note_waiting(talk.org, talk.id, 2, 0, "ALL_FULL", talk.host.executor) is None
+    assert await talk.events() == before
+
+
+async def test_an_answer_to_a_turn_that_nobody_was_leased_is_fenced(talk: Talk) -> None:
+    await talk.send()
+    assert (await talk.finish(2, epoch=0)).outcome == "fenced"
+    assert await talk.turns.look(talk.org, talk.id) is not None
+
+
+async def test_a_second_cancel_does_not_put_the_end_off(talk: Talk, superuser: "asyncpg.Connection") -> None:
+    await talk.send()
+    await talk.leased(2)
+    ends = []
+    for _ in range(2):
+        async with talk.db.tenant(talk.org) as connection:
+            ended = await sessions.cancel_turn(connection, UUID(talk.org), UUID(talk.id))
+        assert ended is not None
+        assert [cancelled.request_id for cancelled in ended.cancelled] == [turn_request_id(talk.id, 2, 1)]
+        ends.append(await superuser.fetchval("select act_by from session_turns where session_id = $1", UUID(talk.id)))
+    assert ends[0] == ends[1]
+
+
+async def test_interrupting_what_only_waits_stops_nobody(talk: Talk) -> None:
+    one = Talk(talk.ground, talk.db, talk.turns, talk.sender, talk.org, talk.host)
+    await one.create(session_key="i", on_busy="interrupt")
+    await one.send()
+    second = await one.send()
+    assert (second.cancelled, second.is_next) == ((), True)
+
+
+async def test_memory_that_is_the_same_makes_no_version_and_the_later_of_two_stands(talk: Talk) -> None:
+    await talk.send()
+    await talk.leased(2)
+    await talk.finish(2, memory=(ChangedDocument("MEMORY.md", "aa", "tea"), ChangedDocument("MEMORY.md", "bb", "milk")))
+    push = (talk.org, talk.id, talk.host.executor)
+    assert await talk.turns.put_memory(*push, (ChangedDocument("MEMORY.md", "bb", "milk"),)) == 1
+    assert await talk.turns.put_memory(*push, (ChangedDocument("MEMORY.md", "cc", "rum"),)) == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "lost_at = now()",
+        "revoked_at = now()",
+        "cordoned = true",
+        "draining = true",
+        "enabled = false",
+        "tags = '{}'",
+        "kinds = '{connector.action}'",
+        "engines = '{another}'",
+        "connection_epoch = connection_epoch + 1",
+        "edge_id = gen_random_uuid()",
+    ],
+)
+async def test_each_thing_that_a_host_must_be(talk: Talk, superuser: "asyncpg.Connection", changed: str) -> None:
+    one = Talk(talk.ground, talk.db, talk.turns, talk.sender, talk.org, await talk.another_host(tags=("gpu",)))
+    await one.create(session_key="g", required_tags=("gpu",), pool="byon")
+    await one.send()
+    await superuser.execute(f"update executors set {changed} where id = $1", UUID(one.host.executor))
+    assert await one.lease(2) == NotLeased("refused")
+
+
+async def test_a_copy_of_another_generation_is_void(talk: Talk) -> None:
+    await talk.send("one")
+    await talk.leased(2)
+    await talk.finish(2)
+    async with talk.db.tenant(talk.org) as connection:
+        await sessions.reset_session(connection, UUID(talk.org), UUID(talk.id), clear=False)
+    await talk.send("two")
+    leased = await talk.leased(5, have=HostCopy(2, 2, 0))
+    assert json.loads(leased.session)["have_seq"] is None
+    assert len(json.loads(leased.history or b"")) == 2
+
+
+async def test_only_the_lowest_is_failed_or_told_to_wait_and_only_without_a_host(talk: Talk) -> None:
+    await talk.send()
+    await talk.send()
+    await talk.leased(2)
+    before = await talk.events()
+    for seq, epoch in ((2, 1), (3, 0)):
+        assert (
+            await talk.turns.fail_unplaced(talk.org, talk.id, seq, epoch, "NO_AGENT_AVAILABLE", "none", b"{}") is None
+        )
+        assert await talk.turns.note_waiting(talk.org, talk.id, seq, epoch, "ALL_FULL", None) is None
+    assert await talk.events() == before

@@ -23,7 +23,7 @@ MAX_TRIES = 3
 _encode = msgspec.json.Encoder().encode
 
 Pool = Literal["byon", "managed"]
-LostReason = Literal["closed", "silent", "revoked", "unopened", "declined"]
+LostReason = Literal["closed", "silent", "revoked", "unopened", "omitted", "declined"]
 
 
 class TurnToPlace(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ class LeasedTurn(msgspec.Struct, frozen=True):
     user_id: UUID | None
     # {message, attachments?}
     payload: bytes
-    # [{type, payload}]: tool events of an earlier try; None: this is the first.
+    # [{kind, level, message, payload}]: tool events of earlier tries; None: there was none.
     prior: bytes | None
     # [{seq, role, content}] and [{path, version, sha256, content}]; None: the host's copy is good.
     history: bytes | None
@@ -96,11 +96,15 @@ class NotLeased(msgspec.Struct, frozen=True):
 
 
 class SessionEventItem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One event, short keys as `vespid_i_append_session_events` reads them: type, level, payload."""
+    """One event, short keys as `vespid_i_append_session_events` reads them: type, level, payload.
+
+    `s`: the host's own number of it; under one lease a number is taken once.
+    """
 
     t: str
     l: str = "info"  # noqa: E741
     p: object = None
+    s: int | None = None
 
 
 class AppendTurnEvents(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -178,6 +178,8 @@ class EdgeDesk:
             await self._reconcile(connection, lease)
         if is_first:
             await self._attach_turns(connection, said)
+        else:
+            self._turns.copies(connection, said)
         if is_first and connection.paused_until_ms > connection.now_ms:
             connection.wheel.plan(connection, connection.paused_until_ms)
         self._registry.report(connection)

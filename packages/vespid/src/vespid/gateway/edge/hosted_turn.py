@@ -24,6 +24,8 @@ class HostedTurn(msgspec.Struct, kw_only=True):
     # Of the session when it was leased: the host's copy is of this one.
     generation: int = 0
     memory_version: int = 0
+    # Whether the host was told all of the session with it.
+    is_opened_anew: bool = False
     # Goes out when the host has opened the session; None: it is out.
     frame: SessionTurn | None = None
     opening: asyncio.TimerHandle | None = None
@@ -35,6 +37,7 @@ class HostedTurn(msgspec.Struct, kw_only=True):
     length: int = 0
     # Tool events that are not persisted yet, and the write that is under way.
     events: list[SessionEventItem] = msgspec.field(default_factory=list)
+    last_event_seq: int = -1
     writing: asyncio.Future[None] | None = None
     # Its end is being committed.
     ending: bool = False

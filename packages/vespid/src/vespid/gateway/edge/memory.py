@@ -90,7 +90,7 @@ class HostMemory:
                     session_key=asked.session_key,
                     provider=PROVIDER,
                     workspace_dir=str(session_folder(self._root, asked.organization_id, asked.session_key)),
-                    direction="push",
+                    direction="pull",
                     documents=tuple(
                         MemoryDocument(path=known.path, version=known.version, sha256=known.sha256, content=None)
                         for known in asked.known

@@ -20,7 +20,7 @@ from vespid.gateway.edge.memory_documents import changed_documents
 from vespid.gateway.edge.results import RETRY_S
 from vespid.gateway.edge.turn_leases import copy_after
 from vespid.store.failure import STORE_AWAY, STORE_REFUSED
-from vespid.store.turns import ChangedDocument, FinishTurn, TurnFinished, TurnStore
+from vespid.store.turns import ChangedDocument, FinishTurn, SessionEventItem, TurnFinished, TurnStore
 from vespid.tasks import Tasks
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import TurnError, TurnFinal, TurnPayload
@@ -115,6 +115,13 @@ class TurnEnds:
             except STORE_REFUSED as error:
                 if finish.status == "failed" and not finish.tail:
                     raise
+                if finish.memory:
+                    # More than a session may remember, or two names for one file: the answer stands without it.
+                    log.warning("memory_refused", request_id=turn.request_id, error=repr(error))
+                    told = {"action": "memory_refused", "userEventSeq": turn.seq, "reason": str(error)[:200]}
+                    refused = SessionEventItem("system", "warn", told)
+                    finish = msgspec.structs.replace(finish, memory=(), tail=(*finish.tail, refused))
+                    continue
                 # Nothing of what it says can be kept; that it ended is, or the host would say it for ever.
                 log.exception("turn_end_refused", request_id=turn.request_id)
                 finish = msgspec.structs.replace(

@@ -188,6 +188,7 @@ class TurnLeases:
             generation=session.generation,
             memory=_decode_memory(leased.memory or b"[]"),
         )
+        turn.is_opened_anew = True
         # From here on until it has answered, nobody knows what its copy is.
         connection.copies.pop(turn.session_id, None)
         peer = connection.peer
@@ -268,5 +269,9 @@ class TurnLeases:
 
 
 def copy_after(turn: HostedTurn, memory_version: int | None) -> HostCopy:
-    """What the host has of the session once its answer is committed."""
-    return HostCopy(turn.generation, turn.seq, turn.memory_version if memory_version is None else memory_version)
+    """What the host has of the session once its answer is committed under that version of its memory.
+
+    A version further on has changes of somebody else's in it, which the host has not seen: they come next time.
+    """
+    is_its_own = memory_version == turn.memory_version + 1
+    return HostCopy(turn.generation, turn.seq, turn.memory_version + 1 if is_its_own else turn.memory_version)

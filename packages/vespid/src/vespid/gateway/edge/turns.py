@@ -116,7 +116,7 @@ class Turns:
         connection = self._registry.get(order.executor_id)
         if connection is None:
             return
-        self._send_cancel(connection, order.session_id, order.org_id)
+        self._send_cancel(connection, order.request_id, order.session_id, order.org_id)
         turn = connection.turns.get(order.request_id)
         if turn is not None and order.is_over:
             self._ends.over(connection, turn)
@@ -151,23 +151,27 @@ class Turns:
 
     def event(self, connection: Connection, frame: TurnEvent) -> None:
         turn = self._current(connection, frame.request_id, frame.session_id)
+        event = frame.event
         if turn is None or turn.ending:
+            return
+        if event.seq <= turn.last_event_seq:
+            TURN_FRAMES.labels("repeated").inc()
             return
         if len(turn.events) >= EVENTS_MAX:
             # Postgres is away, and memory is not a queue.
             TURN_FRAMES.labels("dropped").inc()
             return
-        event = frame.event
+        turn.last_event_seq = event.seq
         payload: object = msgspec.json.decode(event.payload) if isinstance(event.payload, msgspec.Raw) else None
         if turn.redactor is not None:
             payload = turn.redactor.redact_json(payload)
         payload = cut(payload, self._payload_max_chars)
         if event.kind in EVENT_TYPES:
             told = {"userEventSeq": turn.seq, "message": event.message, "data": payload}
-            turn.events.append(SessionEventItem(event.kind, event.level, told))
+            turn.events.append(SessionEventItem(event.kind, event.level, told, event.seq))
         else:
             told = {"action": event.kind, "userEventSeq": turn.seq, "message": event.message, "data": payload}
-            turn.events.append(SessionEventItem("system", event.level, told))
+            turn.events.append(SessionEventItem("system", event.level, told, event.seq))
         if turn.writing is None:
             turn.writing = asyncio.get_running_loop().create_future()
             self._tasks.start(self._write_events(connection, turn))
@@ -214,12 +218,17 @@ class Turns:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def copies(connection: Connection, said: Hello) -> None:
+        """Every hello says which sessions the host has, and how much of each."""
+        connection.copies = {
+            SessionId(session.session_id): HostCopy(session.generation, session.history_seq, session.memory_version)
+            for session in (said.open_sessions or ())[:COPIES_MAX]
+        }
+
     async def attach(self, connection: Connection, said: Hello) -> None:
         """After the first hello: which turns it still has, which are lost, and which it must stop."""
-        for session in (said.open_sessions or ())[:COPIES_MAX]:
-            connection.copies[SessionId(session.session_id)] = HostCopy(
-                session.generation, session.history_seq, session.memory_version
-            )
+        self.copies(connection, said)
         running = tuple(RequestId(held.request_id) for held in said.in_flight or () if is_turn(held.request_id))
         rows = await self._store.attach(
             connection.executor_id,
@@ -387,11 +396,14 @@ class Turns:
         """It has no room after all. Nothing is committed; the acknowledgement is for agents that keep even this."""
         turn.ending = True
         connection.ack(turn.request_id)
-        self._tasks.start(self._lose_turn(connection, turn, "declined"))
+        # One that was told nothing but the message has forgotten the session meanwhile: it is told all of it next time.
+        self._tasks.start(self._lose_turn(connection, turn, "declined" if turn.is_opened_anew else "omitted"))
 
     async def _attached(self, connection: Connection, row: Attached) -> None:
         if row.action == "foreign" or row.organization_id is None or row.user_seq is None or row.turn_epoch is None:
-            self._send_cancel(connection, SessionId(str(row.session_id)), connection.org_id or OrgId(""))
+            # A managed host of another organization's session is not told whose it is.
+            org_id = connection.org_id or OrgId("")
+            self._send_cancel(connection, row.request_id, SessionId(str(row.session_id)), org_id)
             return
         org_id, session_id = OrgId(str(row.organization_id)), SessionId(str(row.session_id))
         if row.event_seq is not None:
@@ -411,14 +423,13 @@ class Turns:
             )
             self._hosts.add(connection)
         if row.action == "cancelling":
-            self._send_cancel(connection, session_id, org_id)
+            self._send_cancel(connection, row.request_id, session_id, org_id)
 
-    def _send_cancel(self, connection: Connection, session_id: SessionId, org_id: OrgId) -> None:
+    @staticmethod
+    def _send_cancel(connection: Connection, request_id: RequestId, session_id: SessionId, org_id: OrgId) -> None:
         # What it makes of the turn it stops is not what the session's history says.
         connection.copies.pop(session_id, None)
-        request_id = next((turn.request_id for turn in connection.turns.values() if turn.session_id == session_id), "")
-        frame = SessionCancel(request_id=request_id or session_id, organization_id=org_id, session_id=session_id)
-        connection.forward(frame)
+        connection.forward(SessionCancel(request_id=request_id, organization_id=org_id, session_id=session_id))
 
     # --- inner: small things -----------------------------------------------------------------------------------------
 

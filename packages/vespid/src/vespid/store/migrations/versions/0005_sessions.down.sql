@@ -6,6 +6,7 @@ drop function vespid_x_turns_of_executor;
 drop function vespid_x_lose_turns;
 drop function vespid_x_finish_turns;
 drop function vespid_x_append_turn_events;
+drop function vespid_i_unheard;
 drop function vespid_x_lease_turns;
 drop function vespid_fail_unplaced_turn;
 drop function vespid_note_turn_waiting;

@@ -84,6 +84,8 @@ create table session_turns (
     lost_at          timestamptz,
     waits_for        uuid,                              -- a busy pinned executor
     waiting_reason   text,
+    wait_until       timestamptz,                       -- until when it may want a host; to be declined does not move it
+    last_event_seq   bigint not null default -1,        -- the host's own numbers of its tool events: repeats are dropped
     act_by           timestamptz,                       -- when somebody acts, whoever dies; null: behind another turn
     sweep_at         timestamptz,
     error            text,
@@ -113,6 +115,8 @@ create table memory_docs (
     unique (organization_id, session_key, path),
     unique (organization_id, id)
 );
+-- Where case does not matter two spellings would be one file: no host could hold both.
+create unique index memory_docs_file on memory_docs (organization_id, session_key, lower(path)) where content is not null;
 
 create table agent_bindings (
     id                 uuid primary key,
@@ -172,11 +176,13 @@ create function vespid_i_end_turn(t session_turns, final_state text, code text, 
 language plpgsql as $$
 declare
     reached bigint;
+    count int := jsonb_array_length(events);
 begin
     update session_turns set state = final_state, error = code, finished_at = clock_timestamp(), sweep_at = null, waits_for = null
     where session_id = t.session_id and user_seq = t.user_seq;
-    update sessions s set last_turn_seq = greatest(s.last_turn_seq, t.user_seq) where s.id = t.session_id;
-    reached := vespid_i_tell_session(t.organization_id, t.session_id, t.user_seq, events);
+    update sessions s set last_turn_seq = greatest(s.last_turn_seq, t.user_seq), event_seq = s.event_seq + count, last_activity_at = now()
+    where s.id = t.session_id returning s.event_seq into reached;
+    perform vespid_i_append_session_events(t.organization_id, t.session_id, t.user_seq, reached - count, events);
     update session_turns n set sweep_at = now() + interval '5 s'
     where n.session_id = t.session_id and n.sweep_at is null
       and n.user_seq = (select min(m.user_seq) from session_turns m where m.session_id = t.session_id and m.finished_at is null);
@@ -205,6 +211,8 @@ end $$;
 -- (the last uses no try) → place | failed | cancelled
 create function vespid_i_lose_turn(s sessions, t session_turns, reason text) returns text
 language plpgsql as $$
+declare
+    until timestamptz := now() + s.turn_timeout_ms * interval '1 ms';
 begin
     if t.state = 'cancelling' then
         perform vespid_i_end_turn(t, 'cancelled', 'TURN_CANCELLED', vespid_i_error_event(t, 'TURN_CANCELLED', 'The turn was cancelled.'));
@@ -215,22 +223,29 @@ begin
             'The host of this turn was lost.', case when t.tries >= 3 then '{"quarantined": true}'::jsonb end));
         return 'failed';
     end if;
+    if reason = 'declined' then
+        until := coalesce(t.wait_until, until);
+    end if;
     update session_turns
     set state = 'opening', lost_executor_id = executor_id, lost_reason = reason, lost_at = now(), executor_id = null, edge_id = null,
-        tries = tries - case when reason = 'declined' then 1 else 0 end, waiting_reason = null,
-        act_by = now() + s.turn_timeout_ms * interval '1 ms', sweep_at = now() + interval '5 s'
+        tries = tries - case when reason = 'declined' then 1 else 0 end,
+        waiting_reason = case when reason = 'declined' then waiting_reason end,
+        wait_until = until, act_by = until, sweep_at = least(until, now() + interval '5 s')
     where session_id = t.session_id and user_seq = t.user_seq;
     return 'place';
 end $$;
 
 -- Puts changed documents down under one new version. docs: [{path, sha256, content|null}] → the version, unchanged if none differs
+-- Raises check_violation beyond what a workspace may hold (vespid_runtime.memory.workspace), unique_violation for one file twice.
 create function vespid_i_put_memory(s sessions, docs jsonb) returns bigint
 language plpgsql as $$
 declare
     next_version bigint := s.memory_version + 1;
 begin
-    with given as (
-        select d.path, d.sha256, d.content from jsonb_to_recordset(docs) as d (path text, sha256 text, content text)
+    with given as (  -- of two that say the same path, the later
+        select distinct on (d.path) d.path, d.sha256, d.content
+        from rows from (jsonb_to_recordset(docs) as (path text, sha256 text, content text)) with ordinality as d (path, sha256, content, ord)
+        order by d.path, d.ord desc
     ), changed as (
         insert into memory_docs (organization_id, session_key, path, version, sha256, content)
         select s.organization_id, s.session_key, g.path, next_version, g.sha256, g.content from given g order by g.path
@@ -240,6 +255,11 @@ begin
         returning 1
     )
     select case when count(*) > 0 then next_version else s.memory_version end into next_version from changed;
+    if next_version > s.memory_version and exists (
+        select from memory_docs m where m.organization_id = s.organization_id and m.session_key = s.session_key and m.content is not null
+        having count(*) > 500 or sum(octet_length(m.content)) > 8388608) then
+        raise exception using errcode = 'check_violation', message = 'a session remembers at most 500 documents and 8 MiB';
+    end if;
     update sessions set memory_version = next_version where id = s.id and memory_version < next_version;
     return next_version;
 end $$;
@@ -370,7 +390,8 @@ begin
         perform vespid_i_cancel_turn(open_turn);
     end if;
     select s.event_seq into seq from sessions s where s.id = session;
-    has_next := exists (select from session_turns t where t.session_id = session and vespid_i_to_be_placed(t));
+    select t.* into open_turn from session_turns t where t.session_id = session and t.finished_at is null order by t.user_seq limit 1;
+    has_next := found and vespid_i_to_be_placed(open_turn);
     return next;
 end $$;
 
@@ -380,6 +401,7 @@ language plpgsql as $$
 declare
     held sessions;
     live session_turns;
+    lives session_turns[];
 begin
     perform set_config('app.current_org_id', org::text, true);
     select s.* into held from sessions s where s.id = session and s.organization_id = org for no key update;
@@ -387,7 +409,9 @@ begin
         return;
     end if;
     cancelled := '[]';
-    for live in select t.* from session_turns t where t.session_id = session and t.finished_at is null order by t.user_seq for no key update loop
+    -- All of them before the first is ended: a cursor that locks rows passes over those that this transaction has changed since it began.
+    lives := array(select t from session_turns t where t.session_id = session and t.finished_at is null order by t.user_seq for no key update);
+    foreach live in array lives loop
         if not vespid_i_to_be_placed(live) then
             cancelled := cancelled || jsonb_build_array(jsonb_build_object(
                 'requestId', vespid_i_turn_request(session, live.user_seq, live.turn_epoch), 'executorId', live.executor_id, 'pool', live.pool));
@@ -431,13 +455,14 @@ declare
 begin
     perform set_config('app.current_org_id', org::text, true);
     select s.* into held from sessions s where s.id = session and s.organization_id = org for no key update;
-    select t.* into waiting from session_turns t where t.session_id = session and t.user_seq = seq and t.turn_epoch = epoch for no key update;
-    if not found or not vespid_i_to_be_placed(waiting) then
+    select t.* into waiting from session_turns t where t.session_id = held.id and t.finished_at is null order by t.user_seq limit 1 for no key update;
+    if not found or waiting.user_seq <> seq or waiting.turn_epoch <> epoch or not vespid_i_to_be_placed(waiting) then
         return null;
     end if;
+    waiting.wait_until := coalesce(waiting.wait_until, now() + held.turn_timeout_ms * interval '1 ms');
     update session_turns t
-    set waits_for = busy, waiting_reason = reason, sweep_at = now() + interval '5 s',
-        act_by = case when waiting.waiting_reason is null then now() + held.turn_timeout_ms * interval '1 ms' else t.act_by end
+    set waits_for = busy, waiting_reason = reason, wait_until = waiting.wait_until, act_by = waiting.wait_until,
+        sweep_at = least(waiting.wait_until, now() + interval '5 s')
     where t.session_id = session and t.user_seq = seq;
     if waiting.waiting_reason is not null then
         return null;
@@ -450,12 +475,13 @@ end $$;
 create function vespid_fail_unplaced_turn(org uuid, session uuid, seq bigint, epoch int, code text, message text, details jsonb) returns bigint
 language plpgsql as $$
 declare
+    held sessions;
     waiting session_turns;
 begin
     perform set_config('app.current_org_id', org::text, true);
-    perform 1 from sessions s where s.id = session and s.organization_id = org for no key update;
-    select t.* into waiting from session_turns t where t.session_id = session and t.user_seq = seq and t.turn_epoch = epoch for no key update;
-    if not found or not vespid_i_to_be_placed(waiting) then
+    select s.* into held from sessions s where s.id = session and s.organization_id = org for no key update;
+    select t.* into waiting from session_turns t where t.session_id = held.id and t.finished_at is null order by t.user_seq limit 1 for no key update;
+    if not found or waiting.user_seq <> seq or waiting.turn_epoch <> epoch or not vespid_i_to_be_placed(waiting) then
         return null;
     end if;
     return vespid_i_end_turn(waiting, 'failed', code, vespid_i_error_event(waiting, code, message, details));
@@ -480,7 +506,7 @@ declare
 begin
     perform vespid_i_hold_off_revokes(array(select (i->>'executor')::uuid from unnest(items) i));
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
-        ord := i; item := items[ord];
+        ord := i; item := items[ord]; have_seq := null; have_memory := null;
         session := null; user_id := null; payload := null; prior := null; history := null; memory := null; is_pin_moved := false; remaining_ms := null;
         select s.* into held from sessions s where s.id = (item->>'session')::uuid and s.organization_id = (item->>'org')::uuid for no key update;
         if not found then
@@ -519,22 +545,26 @@ begin
         elsif wanted.tries > 0 then
             event := jsonb_build_object('t', 'system', 'l', 'warn', 'p', jsonb_build_object('action', 'turn_restarted', 'userEventSeq', wanted.user_seq));
         end if;
+        if not is_pin_moved and (item->'have'->>'generation')::bigint = held.generation
+           and (item->'have'->>'historySeq')::bigint <= held.last_turn_seq then
+            have_seq := (item->'have'->>'historySeq')::bigint;
+            have_memory := case when (item->'have'->>'memoryVersion')::bigint <= held.memory_version then (item->'have'->>'memoryVersion')::bigint end;
+        end if;
+        -- Who is given everything anew is given it as a new generation: what it had before is void, down to the last file.
         update sessions s
         set pinned_executor_id = host.id, pinned_pool = case when host.organization_id is null then 'managed' else 'byon' end,
-            generation = s.generation + case when is_pin_moved then 1 else 0 end
+            generation = s.generation + case when have_memory is null then 1 else 0 end
         where s.id = held.id returning s.* into held;
         if event is not null then
-            perform vespid_i_tell_session(held.organization_id, held.id, wanted.user_seq, jsonb_build_array(event));
+            held.event_seq := vespid_i_tell_session(held.organization_id, held.id, wanted.user_seq, jsonb_build_array(event));
         end if;
         update session_turns t
         set state = 'opening', turn_epoch = t.turn_epoch + 1, executor_id = host.id, edge_id = (item->>'edge')::uuid, pool = held.pinned_pool,
-            tries = t.tries + 1, waits_for = null, waiting_reason = null, granted_at = clock_timestamp(),
-            act_by = now() + (held.turn_timeout_ms + 5000) * interval '1 ms', sweep_at = now() + interval '10 s'
+            tries = t.tries + 1, waits_for = null, last_event_seq = -1, granted_at = clock_timestamp(),
+            act_by = now() + (held.turn_timeout_ms + 5000) * interval '1 ms',
+            sweep_at = now() + least(held.turn_timeout_ms + 5000, 10000) * interval '1 ms'
         where t.session_id = held.id and t.user_seq = wanted.user_seq;
-        have_seq := case when (item->'have'->>'generation')::bigint = held.generation and (item->'have'->>'historySeq')::bigint <= held.last_turn_seq
-                    then (item->'have'->>'historySeq')::bigint end;
-        have_memory := case when have_seq is not null and (item->'have'->>'memoryVersion')::bigint <= held.memory_version
-                       then (item->'have'->>'memoryVersion')::bigint end;
+        have_seq := case when have_memory is not null then have_seq end;
         if have_seq is distinct from held.last_turn_seq or have_memory is distinct from held.memory_version then
             -- By turns, not by seq: messages that came while a turn ran stand before its answer in the events.
             select coalesce(jsonb_agg(jsonb_build_object('seq', h.seq, 'role', h.role, 'content', h.content) order by h.turn_seq, h.seq), '[]')
@@ -551,7 +581,8 @@ begin
               and case when have_memory is null then m.content is not null else m.version > have_memory end;
         end if;
         if wanted.tries > 0 then
-            select jsonb_agg(jsonb_build_object('type', e.event_type, 'payload', e.payload) order by e.seq) into prior from session_events e
+            select jsonb_agg(jsonb_build_object('kind', e.event_type, 'level', e.level, 'message', e.payload->'message', 'payload', e.payload->'data')
+                             order by e.seq) into prior from session_events e
             where e.session_id = held.id and e.turn_seq = wanted.user_seq and e.event_type in ('tool_call', 'tool_result');
         end if;
         select e.payload into payload from session_events e where e.session_id = held.id and e.seq = wanted.user_seq;
@@ -565,6 +596,13 @@ end $$;
 -- ---------------------------------------------------------------------------------------------------------------
 -- What hosts say
 -- ---------------------------------------------------------------------------------------------------------------
+
+-- The events of these that the host has not sent before under this lease: "s" is its own number of each.
+create function vespid_i_unheard(t session_turns, events jsonb) returns jsonb
+language sql immutable parallel safe as $$
+    select coalesce(jsonb_agg(e.event order by e.ord), '[]') from jsonb_array_elements(coalesce(events, '[]')) with ordinality as e (event, ord)
+    where e.event->'s' is null or (e.event->>'s')::bigint > t.last_event_seq
+$$;
 
 -- Tool calls and their results. items: [{org, session, seq, epoch, executor, events}] → appended (with event_seq) | fenced
 create function vespid_x_append_turn_events(items jsonb[]) returns table (ord int, outcome text, event_seq bigint)
@@ -583,10 +621,11 @@ begin
           and exists (select from executors x where x.id = t.executor_id and x.revoked_at is null and x.enabled)
         for no key update;
         if found then
-            if held.state = 'opening' then
-                update session_turns t set state = 'running' where t.session_id = held.session_id and t.user_seq = held.user_seq;
-            end if;
-            event_seq := vespid_i_tell_session(held.organization_id, held.session_id, held.user_seq, item->'events');
+            update session_turns t
+            set state = 'running',
+                last_event_seq = greatest(t.last_event_seq, (select max((e->>'s')::bigint) from jsonb_array_elements(item->'events') e))
+            where t.session_id = held.session_id and t.user_seq = held.user_seq;
+            event_seq := vespid_i_tell_session(held.organization_id, held.session_id, held.user_seq, vespid_i_unheard(held, item->'events'));
             outcome := 'appended';
         end if;
         return next;
@@ -628,7 +667,7 @@ begin
             return next;
             continue;
         end if;
-        is_ours := ended.turn_epoch = (item->>'epoch')::int and coalesce(ended.executor_id, ended.lost_executor_id) = host.id;
+        is_ours := coalesce(ended.turn_epoch = (item->>'epoch')::int and coalesce(ended.executor_id, ended.lost_executor_id) = host.id, false);
         if not is_ours then
             outcome := 'fenced';
         elsif ended.finished_at is not null then
@@ -638,7 +677,7 @@ begin
             outcome := 'cancelled'; is_ours := false;
         else
             -- Also where it had been given up for lost and nobody else was granted it: what was done need not be done again.
-            events := coalesce(item->'tail', '[]') || case when item->>'status' = 'answered'
+            events := vespid_i_unheard(ended, item->'tail') || case when item->>'status' = 'answered'
                 then jsonb_build_array(jsonb_build_object('t', 'agent_final', 'p', item->'answer'))
                 else vespid_i_error_event(ended, item->>'code', item->>'message') end;
             if item->>'status' = 'answered' and jsonb_array_length(coalesce(item->'memory', '[]')) > 0 then
@@ -706,6 +745,8 @@ declare
     held sessions;
     turn session_turns;
 begin
+    -- Alone: a lease to the connection before this one, which is being committed right now, is seen below; a later one is refused.
+    perform pg_advisory_xact_lock(vespid_i_revoke_lock(executor));
     perform 1 from executors x where x.id = executor and x.connection_epoch = (said->>'connectionEpoch')::bigint and x.revoked_at is null and x.enabled;
     if not found then
         return;
@@ -724,7 +765,8 @@ begin
         session_id := turn.session_id; organization_id := turn.organization_id; user_seq := turn.user_seq; turn_epoch := turn.turn_epoch;
         pool := turn.pool; event_seq := null; remaining_ms := greatest(0, extract(epoch from turn.act_by - now()) * 1000 - 5000)::bigint;
         if said->'unacked' ? request_id then
-            action := 'waits';
+            -- One that is being cancelled is told so all the same, or its host would take its answer for a part of the conversation.
+            action := case when turn.state = 'cancelling' then 'cancelling' else 'waits' end;
             update session_turns t set edge_id = (said->>'edge')::uuid where t.session_id = turn.session_id and t.user_seq = turn.user_seq;
         elsif said->'running' ? request_id and (said->>'sameJournal')::boolean then
             action := case when turn.state = 'cancelling' then 'cancelling' else 'continues' end;
@@ -732,9 +774,11 @@ begin
                 remaining_ms := held.turn_timeout_ms;
             end if;
             update session_turns t
-            set executor_id = executor, edge_id = (said->>'edge')::uuid, lost_executor_id = null, lost_reason = null, waiting_reason = null,
+            set state = case when t.state = 'opening' then 'running' else t.state end,
+                executor_id = executor, edge_id = (said->>'edge')::uuid, lost_executor_id = null, lost_reason = null, lost_at = null,
+                waits_for = null, waiting_reason = null, wait_until = null,
                 act_by = case when turn.executor_id is null then now() + (held.turn_timeout_ms + 5000) * interval '1 ms' else t.act_by end,
-                sweep_at = now() + interval '10 s'
+                sweep_at = least(t.sweep_at, now() + interval '10 s')
             where t.session_id = turn.session_id and t.user_seq = turn.user_seq;
             if action = 'continues' then
                 event_seq := vespid_i_tell_session(held.organization_id, held.id, turn.user_seq, jsonb_build_array(jsonb_build_object(
@@ -753,8 +797,9 @@ begin
     end loop;
     for request_id in
         select l from jsonb_array_elements_text(said->'running') l
-        where not exists (select from session_turns t where t.session_id = split_part(l, ':', 1)::uuid and t.user_seq = split_part(l, ':', 3)::bigint
-                          and t.turn_epoch = split_part(l, ':', 4)::int and t.executor_id = executor and t.finished_at is null)
+        where l ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:turn:[0-9]+:[0-9]+$'
+          and not exists (select from session_turns t where t.executor_id = executor and t.finished_at is null
+                          and vespid_i_turn_request(t.session_id, t.user_seq, t.turn_epoch) = l)
     loop
         action := 'foreign'; session_id := split_part(request_id, ':', 1)::uuid; organization_id := null; user_seq := null; turn_epoch := null;
         pool := null; event_seq := null; remaining_ms := null;
@@ -811,14 +856,14 @@ begin
                              else 'NO_AGENT_AVAILABLE' end;
                 event_seq := vespid_i_end_turn(due, 'failed', code, vespid_i_error_event(due, code,
                     case when due.executor_id is not null then 'The turn took longer than it may.' else 'No host was free in time.' end,
-                    case when due.waiting_reason is not null then jsonb_build_object('reason', due.waiting_reason) end));
+                    case when due.executor_id is null and due.waiting_reason is not null then jsonb_build_object('reason', due.waiting_reason) end));
             end if;
             action := 'ended';
         elsif vespid_i_to_be_placed(due) then
             if exists (select from session_turns t where t.session_id = due.session_id and t.finished_at is null and t.user_seq < due.user_seq) then
                 update session_turns t set sweep_at = null where t.session_id = due.session_id and t.user_seq = due.user_seq;
             else
-                update session_turns t set sweep_at = now() + interval '5 s' where t.session_id = due.session_id and t.user_seq = due.user_seq;
+                update session_turns t set sweep_at = least(due.act_by, now() + interval '5 s') where t.session_id = due.session_id and t.user_seq = due.user_seq;
                 action := 'place';
             end if;
         elsif not exists (select from executors x where x.id = due.executor_id and x.lost_at is null and x.revoked_at is null and x.enabled) then
@@ -854,7 +899,7 @@ begin
             'vespid_create_session', 'vespid_send_messages', 'vespid_cancel_turn', 'vespid_reset_session', 'vespid_look_at_session', 'vespid_note_turn_waiting',
             'vespid_fail_unplaced_turn',
             'vespid_i_append_session_events', 'vespid_i_tell_session', 'vespid_i_turn_request', 'vespid_i_to_be_placed', 'vespid_i_end_turn',
-            'vespid_i_error_event', 'vespid_i_cancel_turn', 'vespid_i_lose_turn', 'vespid_i_put_memory',
+            'vespid_i_error_event', 'vespid_i_unheard', 'vespid_i_cancel_turn', 'vespid_i_lose_turn', 'vespid_i_put_memory',
             'vespid_x_lease_turns', 'vespid_x_append_turn_events', 'vespid_x_finish_turns', 'vespid_x_lose_turns', 'vespid_x_turns_of_executor',
             'vespid_x_attach_turns', 'vespid_x_put_memory', 'vespid_x_sweep_turns', 'vespid_x_live_turns'])
     loop
