@@ -1,9 +1,9 @@
 """Bytes to frames and back.
 
-`decode_agent_frame` and `decode_gateway_frame` take one text message (str or UTF-8 bytes) and answer a frame, or
-`Unknown` for a `type` that is not theirs (to be ignored and counted). A known type with a bad shape raises
-`FrameInvalid`, which names the field. Hostile text (see `text.py`) is mended on the way; `decode_*` do not say how
-often, `clean_message` does.
+`decode_agent_frame`, `decode_gateway_frame` and `decode_client_frame` take one text message (str or UTF-8 bytes) and
+answer a frame, or `Unknown` for a `type` that is not theirs (to be ignored and counted). A known type with a bad shape
+raises `FrameInvalid`, which names the field. Hostile text (see `text.py`) is mended on the way; `decode_*` do not say
+how often, `clean_message` does.
 
 Sizes: a message up to the agreed limit is decoded; between that and the hard one (four times as much) it is only
 measured and `recover` finds out whose it was; beyond it the socket closes with 1009.
@@ -16,6 +16,7 @@ from typing import TypeVar, get_args
 
 import msgspec
 
+from vespid_protocol.client_frames import ClientFrame
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import AgentFrame, ExecuteResult, Frame, GatewayFrame, wire_type
 from vespid_protocol.text import clean_json, clean_text
@@ -27,16 +28,24 @@ HARD_LIMIT_FACTOR = 4
 
 _agent_decoder = msgspec.json.Decoder(AgentFrame)
 _gateway_decoder = msgspec.json.Decoder(GatewayFrame)
+_client_decoder = msgspec.json.Decoder(ClientFrame)
 _encoder = msgspec.json.Encoder()
 _AGENT_TYPES = frozenset(wire_type(kind) for kind in get_args(AgentFrame))
 _GATEWAY_TYPES = frozenset(wire_type(kind) for kind in get_args(GatewayFrame))
+_CLIENT_TYPES = frozenset(wire_type(kind) for kind in get_args(ClientFrame))
 
 
 class FrameInvalid(Exception):
     """The message is not a frame: no JSON object, no `type`, or a known type with a bad shape."""
 
     def __init__(
-        self, field: str, message: str, *, request_id: str | None = None, frame_type: str | None = None
+        self,
+        field: str,
+        message: str,
+        *,
+        request_id: str | None = None,
+        frame_type: str | None = None,
+        session_id: str | None = None,
     ) -> None:
         super().__init__(f"{field}: {message}")
         # Path of the field that is wrong, like `event.level`; `$` for the message as a whole.
@@ -46,6 +55,7 @@ class FrameInvalid(Exception):
         # What could be recovered of the frame, for the answer.
         self.request_id = request_id
         self.frame_type = frame_type
+        self.session_id = session_id
 
 
 class Unknown(msgspec.Struct, frozen=True, gc=False):
@@ -70,12 +80,14 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", gc=False):
     type: str
     request_id: str | None = None
     lease_epoch: int | None = None
+    session_id: str | None = None
 
 
 class _Whose(msgspec.Struct, rename="camel", gc=False):
     type: msgspec.Raw = msgspec.Raw()
     request_id: msgspec.Raw = msgspec.Raw()
     lease_epoch: msgspec.Raw = msgspec.Raw()
+    session_id: msgspec.Raw = msgspec.Raw()
 
 
 _whose_decoder = msgspec.json.Decoder(_Whose)
@@ -128,6 +140,11 @@ def decode_gateway_frame(data: bytes | str) -> GatewayFrame | Unknown:
     return _decode(_gateway_decoder, _GATEWAY_TYPES, clean_message(data)[0])
 
 
+def decode_client_frame(data: bytes | str) -> ClientFrame | Unknown:
+    """What a client sent. Raises FrameInvalid."""
+    return _decode(_client_decoder, _CLIENT_TYPES, clean_message(data)[0])
+
+
 def decode_clean_agent_frame(data: bytes) -> AgentFrame | Unknown:
     """`decode_agent_frame` for bytes that came out of `clean_message`."""
     return _decode(_agent_decoder, _AGENT_TYPES, data)
@@ -169,13 +186,21 @@ def _explain(problem: str, data: bytes, known: frozenset[str]) -> Unknown:
     if envelope is None:
         raise FrameInvalid("$", "not a JSON object")
     if not envelope.type:
-        raise FrameInvalid("type", "missing, or not a string", request_id=envelope.request_id)
+        raise FrameInvalid(
+            "type", "missing, or not a string", request_id=envelope.request_id, session_id=envelope.session_id
+        )
     if field == "type" and envelope.type not in known:
         return Unknown(envelope.type)
     missing = message.partition("missing required field `")[2].rstrip("`")
     if missing:
         field = f"{field}.{missing}" if field else missing
-    raise FrameInvalid(field or "$", message, request_id=envelope.request_id, frame_type=envelope.type)
+    raise FrameInvalid(
+        field or "$",
+        message,
+        request_id=envelope.request_id,
+        frame_type=envelope.type,
+        session_id=envelope.session_id,
+    )
 
 
 def _envelope(data: bytes) -> Envelope | None:
@@ -190,7 +215,7 @@ def _envelope(data: bytes) -> Envelope | None:
     epoch = _field(whose.lease_epoch, int)
     if epoch is not None and not 0 <= epoch < 1 << 53:
         epoch = None
-    return Envelope(_field(whose.type, str) or "", _field(whose.request_id, str), epoch)
+    return Envelope(_field(whose.type, str) or "", _field(whose.request_id, str), epoch, _field(whose.session_id, str))
 
 
 def _field(raw: msgspec.Raw, kind: type[T]) -> T | None:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from vespid_protocol import effects as fx
+from vespid_protocol.bad_frames import BadFrames
 from vespid_protocol.codec import (
     MAX_FRAME_BYTES,
     FrameInvalid,
@@ -35,8 +36,6 @@ from vespid_protocol.codec import (
 )
 from vespid_protocol.codes import CloseCode, Code
 from vespid_protocol.connection import (
-    BAD_FRAMES_MAX,
-    BAD_FRAMES_WINDOW_MS,
     CLOSES,
     HEARTBEAT_MS,
     MISSED_HEARTBEATS,
@@ -148,7 +147,7 @@ class GatewayPeer:
         # Lists that are empty on most sockets, rather than deques: an empty one of those takes a page's worth of slots.
         self._accepts: list[tuple[int, str, int | None]] = []
         # When the latest of them came, oldest first.
-        self._bad_frames: list[int] = []
+        self._bad_frames = BadFrames()
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 
@@ -380,10 +379,7 @@ class GatewayPeer:
 
     def _bad_frame(self, problem: FrameInvalid, now: int) -> Effects:
         counted = (*self.heard(now), fx.Counted("bad_frame", f"{problem.frame_type or '?'}: {problem.field}"[:128]))
-        bad = self._bad_frames
-        bad.append(now)
-        del bad[:-BAD_FRAMES_MAX]
-        if len(bad) == BAD_FRAMES_MAX and now - bad[0] < BAD_FRAMES_WINDOW_MS:
+        if self._bad_frames.one_more(now):
             return (*counted, *self.end(Event.TOO_MANY_BAD_FRAMES, "too many bad frames"))
         told = ErrorFrame(code=Code.BAD_REQUEST, message=str(problem)[:500], request_id=problem.request_id)
         return (*counted, *self._send(told))

@@ -24,7 +24,7 @@ from vespid.bus.mail import RedisMail
 from vespid.bus.ports import Fanout, Mail
 from vespid.control.body import MAX_BODY_BYTES, StrictRequest
 from vespid.control.context import provide_deps, provide_principal, provide_tenant
-from vespid.control.deps import Deps, Runs
+from vespid.control.deps import Deps, Runs, epoch_ms
 from vespid.control.errors import exception_handlers
 from vespid.control.gateways import Gateways
 from vespid.control.housekeeping import Housekeeping
@@ -34,6 +34,7 @@ from vespid.control.methods import allow_header
 from vespid.control.observe import ObserveRequests
 from vespid.control.openapi import openapi_config
 from vespid.control.request_id import request_id_of, traceparent_of
+from vespid.dispatch.callers import Callers
 from vespid.dispatch.conversation import Conversation
 from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.plans import Plans
@@ -116,6 +117,8 @@ class ControlPlane:
             statement_cache_size=settings.database_statement_cache,
             application_name="vespid-api",
         )
+        authorizer = Authorizer(database)
+        access_tokens = AccessTokens(settings.auth_token_secret)
         own_runs = RunCreator(database) if runs is None else None
         gateways = Gateways(database, settings.gateway_service_token)
         messages = MessageSender(database)
@@ -127,9 +130,9 @@ class ControlPlane:
         self.deps = Deps(
             settings=settings,
             database=database,
-            authorizer=Authorizer(database),
+            callers=Callers(database, authorizer, access_tokens, settings.allowed_origins, epoch_ms),
             passwords=Passwords(),
-            access_tokens=AccessTokens(settings.auth_token_secret),
+            access_tokens=access_tokens,
             refresh_tokens=RefreshTokens(settings.auth_token_secret),
             limiter=FailureLimiter(limit, redis),
             conversation=conversation,
@@ -152,7 +155,7 @@ class ControlPlane:
         own = (
             *bus,
             database,
-            self.deps.authorizer,
+            authorizer,
             own_runs,
             messages,
             gateways,

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from vespid.bus.ports import Fanout, Mail
 from vespid.control.gateways import Gateways
 from vespid.control.memory_search import MemorySearch
+from vespid.dispatch.callers import Callers
 from vespid.dispatch.conversation import Conversation
 from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.plans import Plans
@@ -20,7 +21,6 @@ from vespid.security.passwords import Passwords
 from vespid.security.rate_limit import FailureLimiter
 from vespid.security.refresh_tokens import RefreshTokens
 from vespid.settings import ApiSettings
-from vespid.store.auth_sessions import Authorizer
 from vespid.store.pool import Database
 from vespid.store.runs import Created, NewRun
 
@@ -44,8 +44,8 @@ class Deps:
 
     settings: ApiSettings
     database: Database
-    # Whether a login lives, and what its user is in an organization.
-    authorizer: Authorizer
+    # Who calls, and whether they may stay.
+    callers: Callers
     passwords: Passwords
     access_tokens: AccessTokens
     refresh_tokens: RefreshTokens

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, HeaderParameter, QueryParameter
@@ -24,8 +24,7 @@ from vespid.control.context import TenantContext, org_member, row_id
 from vespid.control.deps import Deps
 from vespid.control.events import RunEvent, event_of, seq_after
 from vespid.control.openapi import errors
-from vespid.control.principal import authenticate
-from vespid.errors import ApiError, not_found
+from vespid.errors import not_found
 from vespid.store.connections import FeedRow
 from vespid.store.runs import list_events, read_progress
 from vespid_protocol.ids import RunId
@@ -45,10 +44,9 @@ _encode = msgspec.json.Encoder().encode
 class RunWatch:
     """One follower of one run: when to look again, and whether it may still look."""
 
-    def __init__(self, deps: Deps, tenant: TenantContext, request: Request[Any, Any, Any], run_id: UUID) -> None:
+    def __init__(self, deps: Deps, tenant: TenantContext, run_id: UUID) -> None:
         self._deps = deps
         self._tenant = tenant
-        self._request = request
         self._run_id = run_id
         # Set by a hint that the run has moved, or that people have.
         self._woken = asyncio.Event()
@@ -92,17 +90,7 @@ class RunWatch:
         if not self._in_doubt:
             return True
         self._in_doubt = False
-        principal = self._tenant.principal
-        if principal.session_id is None:
-            try:
-                return (await authenticate(self._request, self._deps, self._tenant.org_id)).role is not None
-            except ApiError:
-                return False
-        # The login and not its token: the one that opened the stream may have expired or been rotated since.
-        standing = await self._deps.authorizer.standing(
-            UUID(principal.session_id), UUID(principal.user_id), self._tenant.org_id
-        )
-        return standing.session_live and standing.role is not None
+        return await self._deps.callers.may_stay(self._tenant.principal, self._tenant.org_id)
 
     def _hear_feed(self, row: FeedRow) -> None:
         # Executors come and go without anybody losing a membership.
@@ -154,7 +142,6 @@ async def stream_run(
     run_id: FromPath[str],
     tenant: NamedDependency[TenantContext],
     deps: NamedDependency[Deps],
-    request: Request[Any, Any, Any],
     after_seq: Annotated[int | None, QueryParameter(name="afterSeq", ge=0, le=2**62)] = None,
     last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Response[Any]:
@@ -169,7 +156,7 @@ async def stream_run(
     if last_event_id is not None and progress.is_finished and progress.event_seq <= seq:
         # Tells a browser's EventSource not to connect again.
         return Response(None, status_code=204)
-    watch = RunWatch(deps, tenant, request, run)
+    watch = RunWatch(deps, tenant, run)
     return Stream(run_stream(watch, tenant, workflow, run, seq), media_type="text/event-stream", headers=_HEADERS)
 
 
