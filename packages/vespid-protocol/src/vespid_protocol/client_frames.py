@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Raw, UnsetType
 
-from vespid_protocol.frames import Count, Frame, Id, Level, Part
+from vespid_protocol.frames import Count, Frame, Id, Part
 
 MESSAGE_MAX_CHARS = 50_000
 ATTACHMENTS_MAX = 32
@@ -102,7 +102,7 @@ class SessionEventV2(Frame, frozen=True, kw_only=True, tag="session_event_v2"):
     session_id: str
     seq: int
     event_type: str
-    level: Level
+    level: str
     payload: Raw
     created_at: str
 
