@@ -6,7 +6,7 @@ Named and shaped as the frames of the executor socket (`frames.py`). `ClientFram
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Raw, UnsetType
@@ -27,7 +27,7 @@ class Attachment(Part, frozen=True, kw_only=True):
     mime_type: Annotated[str, Meta(min_length=1, max_length=120)]
     content_url: Annotated[str, Meta(max_length=2_048)] | None = None
     content_text: Annotated[str, Meta(max_length=ATTACHMENT_TEXT_MAX_CHARS)] | None = None
-    metadata: dict[str, object] | None = None
+    metadata: dict[str, Any] | None = None
 
 
 # --- client to gateway -----------------------------------------------------------------------------------------------

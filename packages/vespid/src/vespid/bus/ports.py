@@ -83,6 +83,10 @@ class Mail(Protocol):
 class Fanout(Protocol):
     """Channels: who listens now hears it. What was missed is told as a gap, so that the truth is read again."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether publications of other processes are being heard."""
+
     def publish(self, channel: str, data: bytes) -> None:
         """Tell all who listen. Never waits, may be lost; a burst goes as one write."""
 

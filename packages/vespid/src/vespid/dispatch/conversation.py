@@ -19,13 +19,14 @@ from vespid.bus.ports import Fanout, Mail
 from vespid.bus.session_news import Moved
 from vespid.dispatch.bindings import Bindings
 from vespid.domain.binding import Facts
-from vespid.domain.session_message import Attachment, SessionMessage
+from vespid.domain.session_message import SessionMessage
 from vespid.errors import ApiError, conflict, not_found, unavailable
 from vespid.store import sessions as rows
 from vespid.store.failure import STORE_AWAY
 from vespid.store.group import OutcomeUnknown
 from vespid.store.pool import Database
 from vespid.store.sessions import CancelledTurn, Ended, MessageSender, NewMessage, Routed, Sent, SessionEventRow
+from vespid_protocol.client_frames import Attachment
 from vespid_protocol.ids import OrgId, SessionId, UserId
 
 ResetMode = Literal["keep_history", "clear_history"]

@@ -1,1 +1,2 @@
-"""The gateway: holds the agents' outbound sockets (edge), takes dispatches and watches over placement (brain)."""
+"""The gateway: holds the outbound sockets of agents (edge) and those of people's programs (client), takes dispatches
+and watches over placement (brain)."""

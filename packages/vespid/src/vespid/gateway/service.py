@@ -14,6 +14,7 @@ from vespid.gateway.brain.dispatch import Dispatcher
 from vespid.gateway.brain.placing import Placing
 from vespid.gateway.brain.secret_courier import SecretCourier
 from vespid.gateway.brain.waiters import Waiters
+from vespid.gateway.client.service import ClientService
 from vespid.gateway.edge.desk import EdgeDesk
 from vespid.gateway.edge.grants import Grants
 from vespid.gateway.edge.handover import Handover
@@ -91,6 +92,7 @@ class GatewayService:
         )
         self._feed = ControlFeed(self.house.db, self.house.fanout, poll_s=settings.feed_poll_ms / 1000)
         self._feed.listen(self._orders.read)
+        self._clients = ClientService(self.house, settings, self._feed, self._wheel) if self.has_sockets else None
         inbox = self.house.inbox
         inbox.handle(Offer, lambda offer: (self._turns if is_turn(offer.request_id) else grants).offered(offer))
         inbox.handle(TextWanted, self._turns.text_wanted)
@@ -110,13 +112,14 @@ class GatewayService:
                 self._waiters,
                 self._courier,
                 *([Placing(self.house, self._turn_store)] if settings.role in ("brain", "all") else []),
+                *([] if self._clients is None else [self._clients]),
                 _Http(settings, self._app),
             ]
         )
 
     @property
     def has_sockets(self) -> bool:
-        """Whether executors connect here."""
+        """Whether executors and clients connect here."""
         return self._settings.role in ("edge", "all")
 
     async def start(self) -> None:
@@ -124,8 +127,10 @@ class GatewayService:
         await self._stack.start()
 
     async def stop(self) -> None:
-        """Ask the agents to connect elsewhere, settle what is being committed, then close."""
+        """Ask agents and clients to connect elsewhere, settle what is being committed, then close."""
         self._sockets.begin_drain()
+        if self._clients is not None:
+            await self._clients.drain()
         await self._sockets.end_all()
         await self._tasks.close(TASKS_DRAIN_S)
         await self._stack.stop()
@@ -136,6 +141,8 @@ class GatewayService:
         if self.has_sockets:
             app.router.add_get("/ws/executor", self._sockets.handle)
             app.router.add_get("/ws", self._sockets.handle)
+        if self._clients is not None:
+            self._clients.add_routes(app)
         return app
 
 

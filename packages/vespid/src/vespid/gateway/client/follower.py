@@ -73,15 +73,13 @@ class Follower:
         return offset, text.since(offset)
 
     def _event(self, told: Told) -> list[bytes]:
-        if told.seq != self.seq + 1:
-            raise ValueError(f"event {told.seq} does not follow {self.seq}")
         self.seq = told.seq
         if told.voids_text:
             self._text_version = (None, 0)
-        if told.seq <= self.live_from:
-            return [told.event]
         is_acked = told.seq in self._acked
         self._acked.discard(told.seq)
+        if told.seq <= self.live_from:
+            return [told.event]
         frames = [told.event]
         if told.ack is not None and not is_acked:
             frames.insert(0, told.ack)

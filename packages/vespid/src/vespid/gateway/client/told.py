@@ -74,7 +74,9 @@ def tell(row: SessionEventRow) -> Told:
     elif row.event_type == "error":
         payload = _payload(row)
         after = encode(
-            SessionErrorFrame(session_id=session_id, code=payload.code or "NODE_EXECUTION_FAILED", message=payload.message)
+            SessionErrorFrame(
+                session_id=session_id, code=payload.code or "NODE_EXECUTION_FAILED", message=payload.message
+            )
         )
     elif row.event_type == "system":
         action = _payload(row).action

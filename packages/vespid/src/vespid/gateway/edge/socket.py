@@ -167,7 +167,7 @@ class ExecutorSockets:
             tuple(begun.tags),
             begun.max_in_flight,
             peer,
-            Transport(socket, stream),
+            Transport(socket, stream, request.writer),
             self._wheel,
             self._desk,
             cordoned=begun.cordoned,

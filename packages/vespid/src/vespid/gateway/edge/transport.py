@@ -9,11 +9,14 @@ import asyncio
 import struct
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 _FINAL_TEXT = 0x81
 # More than this unread by the peer, for longer than SLOW_S: it is cut off.
 BACKLOG_MAX_BYTES = 8 * 1024 * 1024
 SLOW_S = 10.0
+# For the peer to read the close frame and to answer it.
+CLOSE_S = 10.0
 
 
 def text_frame_header(length: int) -> bytes:
@@ -28,11 +31,12 @@ def text_frame_header(length: int) -> bytes:
 class Transport:
     """Where a connection's frames go."""
 
-    __slots__ = ("_loop", "_pending", "_slow_since", "_socket", "_stream")
+    __slots__ = ("_loop", "_pending", "_slow_since", "_socket", "_stream", "_writer")
 
-    def __init__(self, socket: web.WebSocketResponse, stream: asyncio.Transport) -> None:
+    def __init__(self, socket: web.WebSocketResponse, stream: asyncio.Transport, writer: AbstractStreamWriter) -> None:
         self._socket = socket
         self._stream = stream
+        self._writer = writer
         self._loop = asyncio.get_running_loop()
         self._pending: list[bytes] = []
         # Loop time since when more than BACKLOG_MAX_BYTES are unread; None: it keeps up.
@@ -55,13 +59,27 @@ class Transport:
             self._slow_since = now
         return now - self._slow_since > SLOW_S
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that the system has not taken, because the peer does not read them."""
+        return sum(map(len, self._pending)) + self._stream.get_write_buffer_size()
+
+    async def drained(self) -> None:
+        """Return when the peer has read nearly everything, or is gone."""
+        self._flush()
+        await self._writer.drain()
+
     async def ping(self) -> None:
         await self._socket.ping()
 
     async def close(self, code: int, reason: str) -> None:
-        """Send what is pending, then the close frame; does not wait for the peer's own for long."""
+        """Send what is pending, then the close frame; does not wait for long, neither for it to be read nor answered."""
         self._flush()
-        await self._socket.close(code=code, message=reason.encode()[:120])
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._socket.close(code=code, message=reason.encode()[:120])
+        except TimeoutError:
+            self.abort()
 
     def abort(self) -> None:
         """Cut the line without a word."""

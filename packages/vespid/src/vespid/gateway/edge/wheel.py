@@ -2,21 +2,25 @@
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vespid.gateway.edge.connection import Connection
+from typing import Protocol
 
 # Coarse on purpose: many connections are looked at in one go.
 SLOT_MS = 250
+
+
+class Watched(Protocol):
+    """What may be on the wheel."""
+
+    def look(self, now_ms: int) -> None:
+        """Its time has come (monotonic ms)."""
 
 
 class Wheel:
     """A Service. `plan` says when a connection has to be looked at; the earliest plan counts."""
 
     def __init__(self) -> None:
-        self._slots: dict[int, set[Connection]] = {}
-        self._planned: dict[Connection, int] = {}
+        self._slots: dict[int, set[Watched]] = {}
+        self._planned: dict[Watched, int] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -30,7 +34,7 @@ class Wheel:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    def plan(self, connection: "Connection", due_ms: int) -> None:
+    def plan(self, connection: Watched, due_ms: int) -> None:
         """Look at it at `due_ms` (monotonic ms), unless it is planned for earlier."""
         slot = due_ms // SLOT_MS + 1
         planned = self._planned.get(connection)
@@ -41,7 +45,7 @@ class Wheel:
         self._planned[connection] = slot
         self._slots.setdefault(slot, set()).add(connection)
 
-    def forget(self, connection: "Connection") -> None:
+    def forget(self, connection: Watched) -> None:
         """It is over."""
         planned = self._planned.pop(connection, None)
         if planned is not None:
