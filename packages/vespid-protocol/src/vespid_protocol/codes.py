@@ -220,7 +220,7 @@ CLOSE_CODES: dict[CloseCode, str] = {
     CloseCode.TOO_BIG: "A frame beyond four times the agreed limit. Reconnect, with something smaller.",
     CloseCode.SLOW_READER: "The reader was too far behind. Reconnect.",
     CloseCode.TOKEN_INVALID: "The token is no longer valid. Final.",
-    CloseCode.REVOKED: "The agent was revoked. Final.",
+    CloseCode.REVOKED: "The agent was revoked, or the client's login or key ended. Final.",
     CloseCode.STALE: "Nothing was heard for the whole stale window, or work was not taken in time. Reconnect.",
     CloseCode.SUPERSEDED: "Another process uses this credential. Wait 30 to 60 s; the third in ten minutes is final.",
     CloseCode.PROTOCOL_UNSUPPORTED: "This protocol version is not spoken here. Final.",

@@ -14,6 +14,7 @@ from typing import get_args
 import msgspec
 
 from vespid_protocol import connection, journal, lease
+from vespid_protocol.client_frames import ClientFrame, ServerFrame
 from vespid_protocol.codes import CLOSE_CODES, CODES
 from vespid_protocol.frames import V2_FIELDS, V2_FRAMES, AgentFrame, Frame, GatewayFrame, wire_type
 from vespid_protocol.machine import diagram, markdown
@@ -57,6 +58,8 @@ def _close_codes() -> str:
 
 
 _PARTS: dict[str, Callable[[], str]] = {
+    "client-frames": lambda: _frames(get_args(ClientFrame)),
+    "server-frames": lambda: _frames(get_args(ServerFrame)),
     "agent-frames": lambda: _frames(get_args(AgentFrame)),
     "gateway-frames": lambda: _frames(get_args(GatewayFrame)),
     "connection-picture": lambda: _picture(diagram(connection.ROWS, connection.State.AUTHENTICATING)),

@@ -1,5 +1,6 @@
 """The gateway as one service: `edge` (sockets), `brain` (dispatches), or `all` of it in one process."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -129,9 +130,10 @@ class GatewayService:
     async def stop(self) -> None:
         """Ask agents and clients to connect elsewhere, settle what is being committed, then close."""
         self._sockets.begin_drain()
-        if self._clients is not None:
-            await self._clients.drain()
-        await self._sockets.end_all()
+        async with asyncio.TaskGroup() as ends:
+            ends.create_task(self._sockets.end_all())
+            if self._clients is not None:
+                ends.create_task(self._clients.drain())
         await self._tasks.close(TASKS_DRAIN_S)
         await self._stack.stop()
 

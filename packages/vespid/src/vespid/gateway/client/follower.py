@@ -61,16 +61,19 @@ class Follower:
         frames += self.state(state)
         return frames
 
-    def text(self, text: TurnText) -> tuple[int, str] | None:
-        """What it lacks of the text: from which character, and the piece."""
+    def text(self, text: TurnText, *, as_one: bool) -> list[tuple[int, str]]:
+        """What it lacks of the text, as one piece or as it came; with each the character where it ends."""
         if (text.key, text.version) != self._text_version:
             self._text_version = (text.key, text.version)
             self._text_sent = 0
-        if self._text_sent >= text.length:
-            return None
-        offset = self._text_sent
-        self._text_sent = text.length
-        return offset, text.since(offset)
+        pieces = text.pieces(self._text_sent)
+        if as_one and len(pieces) > 1:
+            pieces = ["".join(pieces)]
+        given = []
+        for piece in pieces:
+            self._text_sent += len(piece)
+            given.append((self._text_sent, piece))
+        return given
 
     def _event(self, told: Told) -> list[bytes]:
         self.seq = told.seq

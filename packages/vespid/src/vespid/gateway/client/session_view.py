@@ -11,7 +11,7 @@ the one that runs, by a read that also brought every event before it.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 from uuid import UUID
@@ -27,7 +27,7 @@ from vespid.bus.ports import Fanout, Mail
 from vespid.bus.session_news import Delta
 from vespid.domain.moment import iso
 from vespid.gateway.client.follower import Follower
-from vespid.gateway.client.told import RESTARTED, Told, state_frame, tell
+from vespid.gateway.client.told import RESTARTED, Told, chunks, state_frame, tell
 from vespid.gateway.client.turn_text import Heard, Key, TurnText
 from vespid.store.failure import STORE_AWAY
 from vespid.store.pool import Database
@@ -39,15 +39,15 @@ from vespid_protocol.ids import OrgId, ProcessId, SessionId
 
 log = structlog.get_logger("vespid.gateway.client.session_view")
 
-# Events of one read, and bytes of them that are written before it is looked whether the client keeps up.
+# Events of one read.
 PAGE = 100
-CHUNK_BYTES = 64 * 1024
 # Reads of sessions at once in this process.
 READS_AT_ONCE = 4
 AGAIN_S = 1.0
 # How long the text so far is waited for, and how often it is asked for without any answer.
 TEXT_WITHIN_S = 1.0
 TEXT_ASKED_MAX = 5
+DELTAS_KEPT = 64
 
 
 class Reader(Protocol):
@@ -111,8 +111,8 @@ class SessionView:
         # Something was heard that the last read has not answered.
         self._has_news = False
         self._is_reading = False
-        # The last delta frame, and of which piece of which text it is.
-        self._delta: tuple[tuple[int, int, int], bytes] = ((-1, 0, 0), b"")
+        # The last delta frames, by version of the text, end of the piece and its length.
+        self._deltas: dict[tuple[int, int, int], bytes] = {}
         self._asked = 0
         self._asking: asyncio.TimerHandle | None = None
         self._leave: Callable[[], Awaitable[None]] | None = None
@@ -170,7 +170,8 @@ class SessionView:
             self._desk.tasks.start(self._catch_up(place))
             return
         place.reader.write(place.follower.state(self.state))
-        self._give_text(place)
+        # To who has just come, and to who was slow, as one.
+        self._give_text(place, as_one=True)
 
     # --- what is heard -----------------------------------------------------------------------------------------------
 
@@ -335,35 +336,32 @@ class SessionView:
 
     def _give(self, place: Place, told: Sequence[Told]) -> bool:
         """Those events, as far as it keeps up; whether that was all."""
-        for chunk in _chunks(told):
+        for chunk in chunks(told):
             if not place.reader.is_writable:
                 return False
             place.reader.write(place.follower.events(chunk, self.state))
         return True
 
-    def _give_text(self, place: Place) -> None:
+    def _give_text(self, place: Place, *, as_one: bool = False) -> None:
         running = self._running
         if place.is_over or place.is_catching_up or running is None or self._text.key != running:
             return
         if place.follower.seq != self.seq or not place.reader.is_writable:
             return
-        piece = place.follower.text(self._text)
-        if piece is not None:
-            place.reader.write((self._delta_frame(*piece),))
+        pieces = place.follower.text(self._text, as_one=as_one)
+        place.reader.write([self._delta_frame(running.user_seq, *piece) for piece in pieces])
 
-    def _delta_frame(self, offset: int, content: str) -> bytes:
-        """Encoded once for all who stand at the same place."""
-        text = self._text
-        what = (text.version, offset, text.length)
-        if self._delta[0] != what and text.key is not None:
-            frame = AgentDelta(
-                session_id=self.session_id,
-                seq=text.key.user_seq,
-                content=content,
-                created_at=iso(datetime.now(UTC)),
-            )
-            self._delta = (what, encode(frame))
-        return self._delta[1]
+    def _delta_frame(self, seq: int, end: int, content: str) -> bytes:
+        """Encoded once for all who are given the same piece."""
+        what = (self._text.version, end, len(content))
+        frame = self._deltas.get(what)
+        if frame is None:
+            if len(self._deltas) >= DELTAS_KEPT:
+                self._deltas.clear()
+            now = iso(datetime.now(UTC))
+            delta = AgentDelta(session_id=self.session_id, seq=seq, content=content, created_at=now)
+            frame = self._deltas[what] = encode(delta)
+        return frame
 
     async def _catch_up(self, place: Place) -> None:
         """Pages of its own, up to where the view is."""
@@ -387,18 +385,6 @@ class SessionView:
 
 def _key(turn: OpenTurn) -> Key:
     return Key(turn.user_seq, turn.turn_epoch)
-
-
-def _chunks(told: Sequence[Told]) -> Iterator[Sequence[Told]]:
-    """Runs of events of some CHUNK_BYTES."""
-    begin = size = 0
-    for index, one in enumerate(told):
-        size += one.size
-        if size >= CHUNK_BYTES:
-            yield told[begin : index + 1]
-            begin, size = index + 1, 0
-    if begin < len(told):
-        yield told[begin:]
 
 
 async def _left(leave: Callable[[], Awaitable[None]]) -> None:

@@ -39,7 +39,8 @@ class ClientSockets:
         self._draining = False
 
     def __len__(self) -> int:
-        return len(self._open)
+        """Those that are open, and that this gateway has not ended."""
+        return sum(not member.is_over for member in self._open)
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """One client, from the upgrade to its end."""

@@ -1,6 +1,6 @@
 """An event as the frames that tell it: encoded once, whoever hears it. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -8,11 +8,13 @@ from vespid.domain.moment import iso
 from vespid.store.sessions import SessionEventRow, SessionStanding
 from vespid_protocol.client_frames import AgentFinal, SessionAck, SessionErrorFrame, SessionEventV2, SessionState
 from vespid_protocol.codec import encode
+from vespid_protocol.codes import Code
 from vespid_protocol.ids import SessionId
 
 _NULL = msgspec.Raw(b"null")
 # Before these a client must know where the session lives now.
 _BY_THE_HOST = frozenset({"agent_message", "tool_call", "tool_result", "agent_final", "error"})
+CHUNK_BYTES = 64 * 1024
 FAILOVER = "session_executor_failover"
 RESTARTED = "turn_restarted"
 
@@ -75,7 +77,7 @@ def tell(row: SessionEventRow) -> Told:
         payload = _payload(row)
         after = encode(
             SessionErrorFrame(
-                session_id=session_id, code=payload.code or "NODE_EXECUTION_FAILED", message=payload.message
+                session_id=session_id, code=payload.code or Code.NODE_EXECUTION_FAILED, message=payload.message
             )
         )
     elif row.event_type == "system":
@@ -116,6 +118,18 @@ def place_of_state(events: Sequence[Told]) -> int:
         if told.event_type in _BY_THE_HOST:
             return index
     return len(events)
+
+
+def chunks(told: Sequence[Told]) -> Iterator[Sequence[Told]]:
+    """Runs of events that are written before it is looked whether the client keeps up."""
+    begin = size = 0
+    for index, one in enumerate(told):
+        size += one.size
+        if size >= CHUNK_BYTES:
+            yield told[begin : index + 1]
+            begin, size = index + 1, 0
+    if begin < len(told):
+        yield told[begin:]
 
 
 def _payload(row: SessionEventRow) -> _Payload:

@@ -98,14 +98,19 @@ class TurnText:
 
     def since(self, offset: int) -> str:
         """The text from that character on."""
-        if not self._pieces:
-            return ""
-        last = self._pieces[-1]
-        if offset == self.length - len(last):
-            return last
-        whole = "".join(self._pieces)
-        self._pieces = [whole]
-        return whole[offset:]
+        return "".join(self.pieces(offset))
+
+    def pieces(self, offset: int) -> list[str]:
+        """The same, as it came."""
+        found = []
+        begin = self.length
+        for piece in reversed(self._pieces):
+            if begin <= offset:
+                break
+            begin -= len(piece)
+            found.append(piece[max(0, offset - begin) :])
+        found.reverse()
+        return found
 
     def _add(self, offset: int, content: str) -> None:
         added = content[self.length - offset :]

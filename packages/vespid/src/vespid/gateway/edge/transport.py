@@ -73,7 +73,7 @@ class Transport:
         await self._socket.ping()
 
     async def close(self, code: int, reason: str) -> None:
-        """Send what is pending, then the close frame; does not wait for long, neither for it to be read nor answered."""
+        """Send what is pending, then the close frame; waits CLOSE_S at most for it to be read and answered."""
         self._flush()
         try:
             async with asyncio.timeout(CLOSE_S):
