@@ -28,7 +28,10 @@ from vespid_protocol.ids import OrgId, ProcessId, SessionId, turn_request_id
 
 
 class SessionScene:
-    """See the module. What a host says is published by the gateway `edge`."""
+    """See the module. What a host says is published by the gateway `edge`.
+
+    The gateways are edges alone: whom a turn goes to is the test's to say.
+    """
 
     def __init__(self, control: Control, fleet: Fleet, turns: TurnStore, edge: Gateway) -> None:
         self.control = control
@@ -40,7 +43,7 @@ class SessionScene:
 
     async def gateway(self, **settings: Any) -> Gateway:
         secret = self.control.plane.deps.settings.auth_token_secret
-        return await self.fleet.gateway(auth_token_secret=secret, web_base_url=(ORIGIN,), **settings)
+        return await self.fleet.gateway(auth_token_secret=secret, web_base_url=(ORIGIN,), role="edge", **settings)
 
     def client(self, caller: Caller, gateway: Gateway | None = None, http: Any = None, **headers: str) -> SessionClient:
         sent = {"Authorization": f"Bearer {caller.token}", "X-Org-Id": str(caller.org_id)} | headers
@@ -179,7 +182,7 @@ async def scene(control: Control, fleet: Fleet, database: Database) -> AsyncIter
     turns = TurnStore(database)
     await turns.start()
     secret = control.plane.deps.settings.auth_token_secret
-    edge = await fleet.gateway(auth_token_secret=secret, web_base_url=(ORIGIN,))
+    edge = await fleet.gateway(auth_token_secret=secret, web_base_url=(ORIGIN,), role="edge")
     scene = SessionScene(control, fleet, turns, edge)
     try:
         yield scene

@@ -98,7 +98,7 @@ async def test_odd_frames_are_refused_by_name_and_the_socket_lives(scene: Sessio
         assert error["code"] == "BAD_REQUEST"
         assert error["message"].startswith(f"{field}: "), text[:80]
     await client.send_text('{"type":"session_send","sessionId":"' + session + '","message":"a\\u0000b\\ud800"}')
-    assert (await client.event(2))["payload"] == {"message": "a\ufffdb\ufffd"}
+    assert (await client.event(2))["payload"] == {"message": "a\ufffdb\ufffd", "attachments": []}
 
 
 @pytest.mark.promise("P10")
