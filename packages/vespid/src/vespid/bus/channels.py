@@ -1,6 +1,6 @@
 """Names of the channels that processes publish to, so that both ends spell them alike."""
 
-from vespid_protocol.ids import OrgId, ProcessId, RunId, SessionId
+from vespid_protocol.ids import ProcessId
 
 # Every edge listens: orders about executors whose edge the sender does not know (`messages.CancelOrder`).
 EDGES = "edges"
@@ -26,14 +26,8 @@ def run_channel(run_id: str) -> str:
 
 
 def run_item(org_id: str, run_id: str) -> str:
-    """A run in a wake queue."""
+    """A run in a wake queue (`dispatch.backlog`)."""
     return f"{org_id}/{run_id}"
-
-
-def parse_run_item(item: str) -> tuple[OrgId, RunId]:
-    """The organization and the run that `run_item` named."""
-    org_id, _, run_id = item.partition("/")
-    return OrgId(org_id), RunId(run_id)
 
 
 def session_channel(session_id: str) -> str:
@@ -42,11 +36,5 @@ def session_channel(session_id: str) -> str:
 
 
 def session_item(org_id: str, session_id: str) -> str:
-    """A session in a wake queue."""
+    """A session in a wake queue (`dispatch.backlog`)."""
     return f"{org_id}/{session_id}"
-
-
-def parse_session_item(item: str) -> tuple[OrgId, SessionId]:
-    """The organization and the session that `session_item` named."""
-    org_id, _, session_id = item.partition("/")
-    return OrgId(org_id), SessionId(session_id)

@@ -22,6 +22,7 @@ from vespid.gateway.edge.handover import Handover
 from vespid.gateway.edge.memory import HostMemory
 from vespid.gateway.edge.orders import Orders
 from vespid.gateway.edge.registry import Registry
+from vespid.gateway.edge.reservations import Reservations
 from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.socket import ExecutorSockets
 from vespid.gateway.edge.streams import Streams
@@ -66,16 +67,17 @@ class GatewayService:
         )
         streams = Streams(self.house, self._tasks, payload_max_chars=settings.remote_event_payload_max_chars)
         results = Results(self.house, streams, self._tasks, push=settings.continuation_push, keep_ms=keep_ms)
-        grants = Grants(
-            self.house, self.registry, results, SecretResolver(self.house.db, keyring), handover, self._tasks
-        )
+        resolver = SecretResolver(self.house.db, keyring)
+        reservations = Reservations(self.house, self._tasks)
+        grants = Grants(self.house, self.registry, results, reservations, resolver, handover, self._tasks)
         self._turn_store = TurnStore(self.house.db)
         self._turns = Turns(
             self.house,
             self.registry,
             self._turn_store,
             results,
-            SecretResolver(self.house.db, keyring),
+            reservations,
+            resolver,
             self._tasks,
             payload_max_chars=settings.remote_event_payload_max_chars,
             managed_tools=settings.session_managed_tools,

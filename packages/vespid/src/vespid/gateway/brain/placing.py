@@ -13,12 +13,12 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
-from vespid.bus.channels import EDGES, TURN_QUEUE, parse_session_item, session_channel, session_item
+from vespid.bus.channels import EDGES, TURN_QUEUE, session_channel
 from vespid.bus.choice import Held, Refused, Reserved, Waiting
-from vespid.bus.errors import BusError
 from vespid.bus.messages import CancelTurn, encode
 from vespid.bus.session_news import Moved
 from vespid.bus.session_news import encode as encode_news
+from vespid.dispatch.backlog import Backlog
 from vespid.dispatch.house import House
 from vespid.dispatch.scheduler import Wanted
 from vespid.dispatch.turn_wanted import wanted
@@ -26,15 +26,14 @@ from vespid.domain.placing import Attempt, Wish, attempts
 from vespid.store.failure import STORE_FAILED
 from vespid.store.turns import SweptTurn, TurnStore, TurnToPlace
 from vespid_protocol.codes import Code
-from vespid_protocol.ids import ExecutorId, OrgId, SessionId, is_uuid, turn_request_id
+from vespid_protocol.ids import ExecutorId, OrgId, SessionId, turn_request_id
 
 log = structlog.get_logger("vespid.gateway.brain.placing")
 
 PLACED = Counter("vespid_turns_placed_total", "Looks at sessions, by what came of them", ["outcome"])
 
-# Sessions that this process places at once, and that wait for it; the rest is left to other brains and the sweep.
+# Sessions that this process places at once.
 CONCURRENCY = 16
-BACKLOG_MAX = 1_000
 SWEEP_S = 2.0
 SWEEP_BATCH = 200
 # Where its lost host may come back and nobody else is there.
@@ -42,7 +41,6 @@ LOOK_AGAIN_S = 1.0
 # Hosts of dead edges that one turn may run into before it is left to the sweep.
 EDGES_TRIED = 16
 
-_FAILED: tuple[type[Exception], ...] = (BusError, *STORE_FAILED)
 _NOBODY = frozenset({"NONE_CONNECTED", "NONE_MATCHES"})
 
 
@@ -52,59 +50,29 @@ class Placing:
     def __init__(self, house: House, turns: TurnStore) -> None:
         self._house = house
         self._turns = turns
-        # Sessions to look at, each once, oldest first; one that is being looked at may be here again.
-        self._backlog: dict[SessionId, OrgId] = {}
-        self._news = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._backlog = Backlog(house.mail, TURN_QUEUE, self._place, concurrency=CONCURRENCY, missed=self._sweep)
+        self._sweeper: asyncio.Task[None] | None = None
         self._later: set[asyncio.TimerHandle] = set()
-        self._stopping = False
 
     async def start(self) -> None:
-        if self._tasks:
-            return
-        self._stopping = False
-        loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(self._listen(), name="turn-queue"),
-            loop.create_task(self._sweep_on(), name="turn-sweep"),
-        ]
-        self._tasks += [loop.create_task(self._work(), name=f"placer-{n}") for n in range(CONCURRENCY)]
+        if self._sweeper is None:
+            await self._backlog.start()
+            self._sweeper = asyncio.create_task(self._sweep_on(), name="turn-sweep")
 
     async def stop(self) -> None:
         """Finish the looks under way; what waits is found by another brain or the next sweep."""
-        self._stopping = True
-        if not self._tasks:
+        sweeper, self._sweeper = self._sweeper, None
+        if sweeper is None:
             return
         for timer in self._later:
             timer.cancel()
         self._later.clear()
-        for task in self._tasks[:2]:
-            task.cancel()
-        self._news.set()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-        for session_id, org_id in self._backlog.items():
-            self._house.mail.wake(TURN_QUEUE, session_item(org_id, session_id))
-        self._backlog.clear()
+        sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeper
+        await self._backlog.stop()
 
-    def look_at(self, org_id: OrgId, session_id: SessionId) -> None:
-        """A turn of this session may want a host."""
-        if len(self._backlog) < BACKLOG_MAX:
-            self._backlog[session_id] = org_id
-            self._news.set()
-
-    # --- what tells of sessions --------------------------------------------------------------------------------------
-
-    async def _listen(self) -> None:
-        async with contextlib.aclosing(self._house.mail.wakes(TURN_QUEUE)) as wakes:
-            async for batch in wakes:
-                # An empty batch: some may have been lost with Redis. The sweep comes by soon.
-                for item in batch:
-                    org_id, session_id = parse_session_item(item)
-                    if is_uuid(org_id) and is_uuid(session_id):
-                        self.look_at(org_id, session_id)
-                    else:
-                        log.warning("wake_unreadable", item=item[:100])
+    # --- what no wake told of ----------------------------------------------------------------------------------------
 
     async def _sweep_on(self) -> None:
         while True:
@@ -123,7 +91,7 @@ class Placing:
         for row in swept:
             if row.action == "ended":
                 await self._ended(row)
-            self.look_at(OrgId(str(row.organization_id)), SessionId(str(row.session_id)))
+            self._backlog.add(OrgId(str(row.organization_id)), str(row.session_id))
         return len(swept)
 
     async def _ended(self, row: SweptTurn) -> None:
@@ -138,24 +106,8 @@ class Placing:
 
     # --- placing -----------------------------------------------------------------------------------------------------
 
-    async def _work(self) -> None:
-        while not self._stopping:
-            if not self._backlog:
-                self._news.clear()
-                await self._news.wait()
-                continue
-            session_id = next(iter(self._backlog))
-            org_id = self._backlog.pop(session_id)
-            try:
-                await self._place(org_id, session_id)
-            except _FAILED as error:
-                # It still wants a host, and the sweep finds it.
-                log.warning("placing_postponed", session_id=session_id, error=repr(error))
-            except Exception:
-                # A bug of ours; one session must not end the placing of all others.
-                log.exception("placing_failed", session_id=session_id)
-
-    async def _place(self, org_id: OrgId, session_id: SessionId) -> None:
+    async def _place(self, org_id: OrgId, subject: str) -> None:
+        session_id = SessionId(subject)
         turn = await self._turns.look(org_id, session_id)
         if turn is None:
             PLACED.labels("nothing").inc()
@@ -238,12 +190,12 @@ class Placing:
         if seq is not None:
             self._moved(session_id, seq)
             # The next message fares no better, and is told so.
-            self.look_at(org_id, session_id)
+            self._backlog.add(org_id, session_id)
 
     def _look_again(self, org_id: OrgId, session_id: SessionId) -> None:
         loop = asyncio.get_running_loop()
         self._later = {timer for timer in self._later if timer.when() > loop.time()}
-        self._later.add(loop.call_later(LOOK_AGAIN_S, self.look_at, org_id, session_id))
+        self._later.add(loop.call_later(LOOK_AGAIN_S, self._backlog.add, org_id, session_id))
 
     def _moved(self, session_id: SessionId, seq: int | None) -> None:
         if seq is not None:

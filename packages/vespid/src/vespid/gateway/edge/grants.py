@@ -14,13 +14,14 @@ from prometheus_client import Counter
 from vespid.bus.choice import Held, Reserved
 from vespid.bus.errors import BusError
 from vespid.bus.messages import Offer, OfferAnswered, OfferRefused
-from vespid.dispatch.house import House, epoch_ms
+from vespid.dispatch.house import House
 from vespid.dispatch.scheduler import Wanted
 from vespid.dispatch.secrets import RequestSecrets, SecretUnavailable, resolve
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.handover import Handover
 from vespid.gateway.edge.inflight import InFlight
 from vespid.gateway.edge.registry import Registry
+from vespid.gateway.edge.reservations import Reservations
 from vespid.gateway.edge.results import RETRY_S, Results
 from vespid.store.connections import HeldLease
 from vespid.store.executions import GiveBack, Grant, Granted, NewRow, NotGranted
@@ -34,11 +35,6 @@ from vespid_runtime.redaction import Redactor
 
 log = structlog.get_logger("vespid.gateway.edge.grants")
 
-# Well before an unconfirmed reservation expires (bus.choice.UNCONFIRMED_MS).
-CONFIRM_AFTER_S = 1.0
-# An offer that looks older is asked about before it is taken up (execution.md §2, grant).
-OFFER_FRESH_MS = 1_000
-
 GRANTS = Counter("vespid_grants_total", "Offers taken up by this edge, by what came of them", ["outcome"])
 
 
@@ -50,6 +46,7 @@ class Grants:
         house: House,
         registry: Registry,
         results: Results,
+        reservations: Reservations,
         resolver: SecretResolver,
         handover: Handover,
         tasks: Tasks,
@@ -57,12 +54,10 @@ class Grants:
         self._house = house
         self._registry = registry
         self._results = results
+        self._reservations = reservations
         self._resolver = resolver
         self._handover = handover
         self._tasks = tasks
-        # Leases whose reservation is not confirmed yet, and what confirms those that are still out by then.
-        self._unconfirmed: list[tuple[Connection, InFlight]] = []
-        self._confirming: asyncio.TimerHandle | None = None
 
     def offered(self, offer: Offer) -> None:
         """An offer came in."""
@@ -116,11 +111,8 @@ class Grants:
             connection.granting -= 1
 
     async def _is_reserved(self, offer: Offer) -> bool:
-        """Whether the room is still set aside: an offer that was long on its way may have lost it to somebody else.
-
-        The clocks are of two machines, so an age that looks odd only means that Redis is asked.
-        """
-        if abs(epoch_ms() - offer.reserved_at_ms) <= OFFER_FRESH_MS:
+        """Whether the room is still set aside: an offer that was long on its way may have lost it to somebody else."""
+        if self._reservations.is_fresh(offer):
             return True
         if isinstance(offer.create, msgspec.Raw):
             wanted = [Wanted.of_row(msgspec.json.decode(offer.create, type=NewRow))]
@@ -154,7 +146,13 @@ class Grants:
             on_lost=granted.on_lost,
         )
         await self._send(connection, in_flight, frame, granted.secret_refs)
-        self._confirm_later(connection, in_flight)
+        self._reservations.confirm_later(
+            in_flight.request_id,
+            in_flight.org_id,
+            connection.executor_id,
+            in_flight.pool,
+            lambda: connection.in_flight.get(in_flight.request_id) is in_flight,
+        )
 
     async def _send(
         self, connection: Connection, in_flight: InFlight, frame: Execute, stored_refs: bytes | None
@@ -196,47 +194,19 @@ class Grants:
             return handed
         return await resolve(self._resolver, in_flight.org_id, stored_refs)
 
-    def _confirm_later(self, connection: Connection, in_flight: InFlight) -> None:
-        """Most work is over before its reservation would expire, and its release says all that there is to say."""
-        self._unconfirmed.append((connection, in_flight))
-        if self._confirming is None:
-            self._confirming = asyncio.get_running_loop().call_later(CONFIRM_AFTER_S, self._confirm_due)
-
-    def _confirm_due(self) -> None:
-        self._confirming = None
-        due, self._unconfirmed = self._unconfirmed, []
-        for connection, in_flight in due:
-            if connection.in_flight.get(in_flight.request_id) is in_flight:
-                self._tasks.start(self._confirm(connection, in_flight))
-
-    async def _confirm(self, connection: Connection, in_flight: InFlight) -> None:
-        try:
-            handed = await self._house.capacity.confirm(
-                in_flight.request_id, in_flight.org_id, connection.executor_id, in_flight.pool
-            )
-            if in_flight.request_id not in connection.in_flight:
-                # It ended while this was on its way: the confirmation came behind the release.
-                await self._house.scheduler.released(
-                    in_flight.request_id, in_flight.org_id, executor_id=connection.executor_id, pool=in_flight.pool
-                )
-            await self._house.scheduler.forward(handed)
-        except BusError as error:
-            # The comparison of reservations with leases makes it good.
-            log.warning("confirm_postponed", request_id=in_flight.request_id, error=str(error))
-
     async def _not_granted(self, offer: Offer, answer: NotGranted) -> None:
         GRANTS.labels(answer.outcome).inc()
         if answer.outcome == "refused":
             await self._refuse(offer)
             return
-        await self._release_reservation(offer)
+        await self._reservations.give_back(offer)
         if answer.outcome != "gone":
             await self._tell(offer, OfferAnswered(offer.request_id, answer.outcome))
 
     async def _refuse(self, offer: Offer) -> None:
         """Not on this executor: give the reservation back, and have it chosen again without it."""
         GRANTS.labels("refused").inc()
-        await self._release_reservation(offer)
+        await self._reservations.give_back(offer)
         if isinstance(offer.create, msgspec.Raw):
             await self._tell(offer, OfferRefused(offer.request_id, offer.org_id, offer.executor_id, "not routable"))
             return
@@ -269,16 +239,6 @@ class Grants:
         for row in await self._house.executions.read_pending([request_id]):
             work = msgspec.structs.replace(Wanted.of_pending(row), exclude=frozenset((without,)))
             await self._house.scheduler.offer(work)
-
-    async def _release_reservation(self, offer: Offer) -> None:
-        try:
-            await self._house.scheduler.forward(
-                await self._house.capacity.release(
-                    offer.request_id, offer.org_id, executor_id=offer.executor_id, only_unconfirmed=True
-                )
-            )
-        except BusError as error:
-            log.warning("release_postponed", request_id=offer.request_id, error=str(error))
 
     async def _tell(self, offer: Offer, message: OfferAnswered | OfferRefused) -> None:
         if offer.reply_to is None:

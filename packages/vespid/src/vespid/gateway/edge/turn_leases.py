@@ -15,19 +15,18 @@ from vespid.bus.choice import Held, Reserved
 from vespid.bus.errors import BusError
 from vespid.bus.messages import Offer
 from vespid.bus.session_news import Moved, encode
-from vespid.dispatch.house import House, epoch_ms
+from vespid.dispatch.house import House
 from vespid.dispatch.turn_wanted import wanted
 from vespid.domain.session_config import EngineRow, session_config
 from vespid.gateway.edge.connection import Connection
-from vespid.gateway.edge.grants import CONFIRM_AFTER_S, OFFER_FRESH_MS
 from vespid.gateway.edge.hosted_turn import HostedTurn
 from vespid.gateway.edge.registry import Registry
+from vespid.gateway.edge.reservations import Reservations
 from vespid.gateway.edge.turn_frames import Past, open_frames, turn_frame
 from vespid.security.envelope import EnvelopeError
 from vespid.store.failure import STORE_AWAY
 from vespid.store.secrets import SecretResolver, SecretsNotConfigured
 from vespid.store.turns import HostCopy, LeasedTurn, LeaseTurn, TurnStore
-from vespid.tasks import Tasks
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import HistoryEntry, MemoryDocument, SessionOpen
 from vespid_protocol.ids import OrgId, SessionId, parse_turn_request_id
@@ -84,16 +83,16 @@ class TurnLeases:
         house: House,
         registry: Registry,
         turns: TurnStore,
+        reservations: Reservations,
         resolver: SecretResolver,
-        tasks: Tasks,
         *,
         managed_tools: tuple[str, ...],
     ) -> None:
         self._house = house
         self._registry = registry
         self._turns = turns
+        self._reservations = reservations
         self._resolver = resolver
-        self._tasks = tasks
         self._managed_tools = managed_tools
 
     async def take(self, offer: Offer) -> tuple[Connection, HostedTurn, LeasedTurn] | None:
@@ -127,7 +126,7 @@ class TurnLeases:
             connection.granting -= 1
         if not isinstance(answer, LeasedTurn):
             LEASES.labels(answer.outcome).inc()
-            await (self._refuse(offer) if answer.outcome == "refused" else self._release(offer))
+            await (self._refuse(offer) if answer.outcome == "refused" else self._reservations.give_back(offer))
             return None
         LEASES.labels("leased").inc()
         session = _decode_session(answer.session)
@@ -143,7 +142,13 @@ class TurnLeases:
         )
         connection.turns[turn.request_id] = turn
         self._house.fanout.publish(session_channel(session_id), encode(Moved(session.event_seq)))
-        asyncio.get_running_loop().call_later(CONFIRM_AFTER_S, self._confirm_if_open, connection, turn)
+        self._reservations.confirm_later(
+            turn.request_id,
+            turn.org_id,
+            connection.executor_id,
+            turn.pool,
+            lambda: connection.turns.get(turn.request_id) is turn,
+        )
         return connection, turn, answer
 
     async def frames(self, connection: Connection, turn: HostedTurn, leased: LeasedTurn) -> list[SessionOpen]:
@@ -208,11 +213,8 @@ class TurnLeases:
         return connection.connection_epoch == offer.connection_epoch and connection.routable and connection.has_room
 
     async def _is_reserved(self, offer: Offer) -> bool:
-        """Whether the room is still set aside: an offer that was long on its way may have lost it to somebody else.
-
-        The clocks are of two machines, so an age that looks odd only means that Redis is asked.
-        """
-        if abs(epoch_ms() - offer.reserved_at_ms) <= OFFER_FRESH_MS:
+        """Whether the room is still set aside: an offer that was long on its way may have lost it to somebody else."""
+        if self._reservations.is_fresh(offer):
             return True
         try:
             turn = await self._turns.look(offer.org_id, SessionId(parse_turn_request_id(offer.request_id).session_id))
@@ -225,36 +227,9 @@ class TurnLeases:
         return isinstance(choice, (Reserved, Held)) and choice.executor_id == offer.executor_id
 
     async def _refuse(self, offer: Offer) -> None:
-        await self._release(offer)
+        await self._reservations.give_back(offer)
         session_id = SessionId(parse_turn_request_id(offer.request_id).session_id)
         self.place_again(offer.org_id, session_id, REPLACE_AFTER_S)
-
-    async def _release(self, offer: Offer) -> None:
-        try:
-            await self._house.scheduler.forward(
-                await self._house.capacity.release(
-                    offer.request_id, offer.org_id, executor_id=offer.executor_id, only_unconfirmed=True
-                )
-            )
-        except BusError as error:
-            log.warning("release_postponed", request_id=offer.request_id, error=str(error))
-
-    def _confirm_if_open(self, connection: Connection, turn: HostedTurn) -> None:
-        if connection.turns.get(turn.request_id) is turn:
-            self._tasks.start(self._confirm(connection, turn))
-
-    async def _confirm(self, connection: Connection, turn: HostedTurn) -> None:
-        try:
-            handed = await self._house.capacity.confirm(turn.request_id, turn.org_id, connection.executor_id, turn.pool)
-            if turn.request_id not in connection.turns:
-                # It ended while this was on its way: the confirmation came behind the release.
-                await self._house.scheduler.released(
-                    turn.request_id, turn.org_id, executor_id=connection.executor_id, pool=turn.pool
-                )
-            await self._house.scheduler.forward(handed)
-        except BusError as error:
-            # The comparison of reservations with leases makes it good.
-            log.warning("confirm_postponed", request_id=turn.request_id, error=str(error))
 
     async def _key(self, org_id: OrgId, secret_id: str) -> str:
         try:

@@ -20,6 +20,7 @@ from vespid.domain.payload import cut
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.hosted_turn import HostedTurn
 from vespid.gateway.edge.registry import Registry
+from vespid.gateway.edge.reservations import Reservations
 from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.turn_ends import TurnEnds
 from vespid.gateway.edge.turn_leases import KeyUnavailable, TurnLeases
@@ -77,6 +78,7 @@ class Turns:
         registry: Registry,
         store: TurnStore,
         results: Results,
+        reservations: Reservations,
         resolver: SecretResolver,
         tasks: Tasks,
         *,
@@ -88,7 +90,7 @@ class Turns:
         self._store = store
         self._tasks = tasks
         self._payload_max_chars = payload_max_chars
-        self._leases = TurnLeases(house, registry, store, resolver, tasks, managed_tools=managed_tools)
+        self._leases = TurnLeases(house, registry, store, reservations, resolver, managed_tools=managed_tools)
         self._ends = TurnEnds(house, store, tasks, results.let_go)
         # Connections with a turn that runs.
         self._hosts: set[Connection] = set()
