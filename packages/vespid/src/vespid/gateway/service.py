@@ -27,7 +27,8 @@ from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.socket import ExecutorSockets
 from vespid.gateway.edge.streams import Streams
 from vespid.gateway.edge.tokens import Tokens
-from vespid.gateway.edge.turns import Turns, is_turn
+from vespid.gateway.edge.turn_hosts import is_turn
+from vespid.gateway.edge.turns import Turns
 from vespid.gateway.edge.wheel import Wheel
 from vespid.gateway.internal import BODY_MAX_BYTES, InternalHttp, envelope
 from vespid.security.envelope import Keyring
@@ -110,7 +111,7 @@ class GatewayService:
                 self._turn_store,
                 self._feed,
                 self._orders,
-                self._turns,
+                self._turns.hosts,
                 self._wheel,
                 self._waiters,
                 self._courier,

@@ -19,7 +19,8 @@ from vespid.gateway.edge.memory import HostMemory
 from vespid.gateway.edge.registry import Registry
 from vespid.gateway.edge.results import Results
 from vespid.gateway.edge.streams import Streams
-from vespid.gateway.edge.turns import Turns, is_turn
+from vespid.gateway.edge.turn_hosts import is_turn
+from vespid.gateway.edge.turns import Turns
 from vespid.settings import GatewaySettings
 from vespid.store.connections import HeldLease, HelloItem, disconnect, hello, is_revoked, set_draining
 from vespid.store.failure import STORE_AWAY
@@ -179,7 +180,7 @@ class EdgeDesk:
         if is_first:
             await self._attach_turns(connection, said)
         else:
-            self._turns.copies(connection, said)
+            self._turns.hosts.copies(connection, said)
         if is_first and connection.paused_until_ms > connection.now_ms:
             connection.wheel.plan(connection, connection.paused_until_ms)
         self._registry.report(connection)
@@ -207,7 +208,7 @@ class EdgeDesk:
 
     async def _attach_turns(self, connection: Connection, said: Hello) -> None:
         try:
-            await self._turns.attach(connection, said)
+            await self._turns.hosts.attach(connection, said)
         except STORE_AWAY as error:
             # Its turns are found by their deadlines, or by what the host says of them.
             log.warning("turns_not_attached", executor_id=connection.executor_id, error=repr(error))
@@ -227,7 +228,7 @@ class EdgeDesk:
             # Its edge is this process: when its lease passes, or at its next connection, it is put right.
             log.warning("disconnect_not_noted", executor_id=connection.executor_id, error=repr(error))
         # Behind it: who is looked for now must not be found here.
-        self._turns.over(connection)
+        self._turns.hosts.over(connection)
 
     def _welcome(self, connection: Connection) -> Welcome:
         settings = self._settings

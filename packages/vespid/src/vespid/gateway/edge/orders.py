@@ -107,7 +107,7 @@ class Orders:
             for socket in self._registry.sockets_of(executor_id):
                 socket.end(Event.REVOKED, "this agent was revoked")
             self._tasks.start(self._revoke(executor_id))
-            self._tasks.start(self._turns.revoked(executor_id))
+            self._tasks.start(self._turns.hosts.revoked(executor_id))
         elif row.kind == "executor_token_rotated":
             self._tokens.rotated(executor_id)
         elif connection is not None and row.kind == "executor_tags":

@@ -24,7 +24,7 @@ from vespid.store.turns import ChangedDocument, FinishTurn, SessionEventItem, Tu
 from vespid.tasks import Tasks
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import TurnError, TurnFinal, TurnPayload
-from vespid_protocol.ids import RequestId
+from vespid_protocol.ids import RequestId, SessionId
 from vespid_runtime.redaction import Redactor
 
 log = structlog.get_logger("vespid.gateway.edge.turn_ends")
@@ -92,13 +92,17 @@ class TurnEnds:
 
     async def after(self, connection: Connection, turn: HostedTurn, event_seq: int | None, *, has_next: bool) -> None:
         """Tell those who have joined, wake the next message, and give the room to the next."""
-        if event_seq is not None:
-            self._house.fanout.publish(session_channel(turn.session_id), encode(Moved(event_seq)))
+        self.moved(turn.session_id, event_seq)
         if has_next:
             self._house.mail.wake(TURN_QUEUE, session_item(turn.org_id, turn.session_id))
         await self._house.scheduler.released(
             turn.request_id, turn.org_id, executor_id=connection.executor_id, pool=turn.pool
         )
+
+    def moved(self, session_id: SessionId, event_seq: int | None) -> None:
+        """Events up to this one are committed."""
+        if event_seq is not None:
+            self._house.fanout.publish(session_channel(session_id), encode(Moved(event_seq)))
 
     async def _commit(self, connection: Connection, turn: HostedTurn, finish: FinishTurn) -> TurnFinished | None:
         attempt = 0
