@@ -105,7 +105,7 @@ class Event(Part, frozen=True, kw_only=True):
 
 
 class HistoryEntry(Part, frozen=True, kw_only=True):
-    """One message of a session's past."""
+    """One message of a session's past. `seq` is that of the user message, for its answer too."""
 
     seq: Count
     role: Literal["user", "assistant"]

@@ -85,7 +85,7 @@ async def test_a_host_that_missed_a_turn_is_given_only_that(talk: Talk) -> None:
     leased = await talk.leased(6, have=HostCopy(3, 2, 0))
     assert json.loads(leased.history or b"") == [
         {"seq": 4, "role": "user", "content": "message 4"},
-        {"seq": 5, "role": "assistant", "content": "answer 4"},
+        {"seq": 4, "role": "assistant", "content": "answer 4"},
     ]
 
 
@@ -96,7 +96,8 @@ async def test_history_is_by_turns_where_messages_came_while_one_ran(talk: Talk)
     assert (second.seq, second.is_next) == (3, False)
     assert (await talk.finish(2, text="first answer")).has_next
     history = json.loads((await talk.leased(3)).history or b"")
-    assert [entry["content"] for entry in history] == ["one", "first answer"]
+    # Hosts go by the order of seq, and the answer's event stands behind the second message.
+    assert [(entry["seq"], entry["content"]) for entry in history] == [(2, "one"), (2, "first answer")]
 
 
 async def test_only_the_lowest_turn_is_leased_and_only_once(talk: Talk) -> None:

@@ -120,7 +120,7 @@ class Talk:
         if isinstance(end, f.TurnFinal):
             message = script if isinstance(script, str) else msgspec.json.encode(script).decode()
             self.history.append(f.HistoryEntry(seq=self.seq, role="user", content=message))
-            self.history.append(f.HistoryEntry(seq=self.seq + 1, role="assistant", content=end.content))
+            self.history.append(f.HistoryEntry(seq=self.seq, role="assistant", content=end.content))
             self.answered_seq = self.seq
         self.seq += 2
         return end

@@ -490,7 +490,7 @@ end $$;
 -- Leases turns to hosts, each in the statement that every guard is in.
 -- items: [{org, session, seq, epoch, executor, connectionEpoch, edge, have?: {generation, historySeq, memoryVersion}}]; `epoch` is the
 -- new one.  → leased (with all that the host has to be told) | refused (not on this executor) | gone (it does not want a host any more)
--- history: [{seq, role, content}], null where the host's copy is good; memory: [{path, version, sha256, content}], likewise.
+-- history: [{seq, role, content}], seq that of the turn's message, null where the host's copy is good; memory: [{path, version, sha256, content}], likewise.
 create function vespid_x_lease_turns(items jsonb[])
 returns table (ord int, outcome text, session jsonb, user_id uuid, payload jsonb, prior jsonb, history jsonb, memory jsonb,
                is_pin_moved boolean, remaining_ms bigint)
@@ -566,8 +566,9 @@ begin
         where t.session_id = held.id and t.user_seq = wanted.user_seq;
         have_seq := case when have_memory is not null then have_seq end;
         if have_seq is distinct from held.last_turn_seq or have_memory is distinct from held.memory_version then
-            -- By turns, not by seq: messages that came while a turn ran stand before its answer in the events.
-            select coalesce(jsonb_agg(jsonb_build_object('seq', h.seq, 'role', h.role, 'content', h.content) order by h.turn_seq, h.seq), '[]')
+            -- By turns, not by seq: messages that came while a turn ran stand before its answer in the events. So the host, which goes by
+            -- the order of seq, is told an answer under the seq of its message.
+            select coalesce(jsonb_agg(jsonb_build_object('seq', h.turn_seq, 'role', h.role, 'content', h.content) order by h.turn_seq, h.seq), '[]')
             into history from (
                 select e.seq, e.turn_seq, case when e.event_type = 'user_message' then 'user' else 'assistant' end as role, e.payload->>'message' as content
                 from session_events e
