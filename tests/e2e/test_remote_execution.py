@@ -180,19 +180,8 @@ async def test_a_cancelled_run_stops_its_task_on_the_agent(organization: Organiz
 
 
 async def test_a_managed_executor_serves_the_managed_pool_until_it_is_revoked(organization: Organization) -> None:
-    token = {"X-Service-Token": organization.processes.env["GATEWAY_SERVICE_TOKEN"]}
-    issued = await organization.call(
-        "POST", "/internal/v1/managed-executors/issue", {"name": "m1"}, headers=token, status=201
-    )
-    executor_id = issued.body["executorId"]
-    agent = await organization.processes.start_agent(
-        *("start", "--pool", "managed", "--executor-id", executor_id, "--executor-token"),
-        issued.body["executorToken"],
-        *("--gateway-ws-url", issued.body["gatewayWsUrl"], "--api-base", organization.processes.api_url),
-        name="managed",
-        VESPID_AGENT_EXEC_BACKEND="bubblewrap",
-    )
-    await agent.has_printed("welcomed")
+    managed = await organization.issue_managed()
+    agent = await managed.start()
     node = {
         "id": "n",
         "type": "agent.execute",
@@ -202,11 +191,9 @@ async def test_a_managed_executor_serves_the_managed_pool_until_it_is_revoked(or
     run = await organization.finished(workflow["id"], await organization.start_run(workflow["id"]))
     assert run["status"] == "succeeded"
 
-    await organization.call("POST", f"/internal/v1/managed-executors/{executor_id}/revoke", headers=token, status=200)
+    await organization.service("POST", f"/internal/v1/managed-executors/{managed.id}/revoke", status=200)
     assert await agent.wait() != 0
-    missing = await organization.call(
-        "POST", f"/internal/v1/managed-executors/{organization.id}/revoke", headers=token, status=404
-    )
+    missing = await organization.service("POST", f"/internal/v1/managed-executors/{organization.id}/revoke", status=404)
     assert missing.body["code"]
 
 

@@ -2,14 +2,14 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from tests.support.processes import Processes, RunningProcess
+from tests.support.processes import AGENT, Processes, RunningProcess
 
 WITHIN_S = 60.0
 LOOK_S = 0.03
@@ -38,6 +38,31 @@ async def until(holds: Callable[[], Any], what: str, within_s: float = WITHIN_S)
                 await asyncio.sleep(LOOK_S)
     except TimeoutError:
         pytest.fail(f"{what}: not within {within_s} s")
+
+
+@dataclass(frozen=True)
+class ManagedAgent:
+    """A managed executor's credential, and how its process is started, as often as is wanted."""
+
+    processes: Processes
+    name: str
+    id: str
+    token: str
+    gateway_ws_url: str
+
+    async def start(
+        self, *, program: Sequence[str] = AGENT, gateway_ws_url: str | None = None, **env: str
+    ) -> RunningProcess:
+        """Started, and welcomed by a gateway."""
+        process = await self.processes.start_agent(
+            *("start", "--pool", "managed", "--executor-id", self.id, "--executor-token", self.token),
+            *("--gateway-ws-url", gateway_ws_url or self.gateway_ws_url, "--api-base", self.processes.api_url),
+            name=self.name,
+            program=program,
+            **{"VESPID_AGENT_EXEC_BACKEND": "bubblewrap"} | env,
+        )
+        await process.has_printed("welcomed")
+        return process
 
 
 class Organization:
@@ -93,13 +118,16 @@ class Organization:
 
     # --- agents ------------------------------------------------------------------------------------------------------
 
-    async def pair(self, name: str = "agent", **env: str) -> tuple[RunningProcess, str]:
+    async def pair(
+        self, name: str = "agent", *args: str, program: Sequence[str] = AGENT, **env: str
+    ) -> tuple[RunningProcess, str]:
         """Pair a real agent process, wait until it is online, and answer it and its id."""
         known = {agent["id"] for agent in await self.agents()}
         token = (await self.call("POST", "/v1/orgs/{org}/agents/pairing-tokens", status=201)).body["token"]
         process = await self.processes.start_agent(
-            *("connect", "--pairing-token", token, "--api-base", self.processes.api_url, "--name", name),
+            *("connect", "--pairing-token", token, "--api-base", self.processes.api_url, "--name", name, *args),
             name=name,
+            program=program,
             **env,
         )
 
@@ -113,9 +141,22 @@ class Organization:
 
         return process, await until(new_and_online, f"agent {name} is online")
 
-    async def restart_agent(self, name: str = "agent", **env: str) -> RunningProcess:
+    async def restart_agent(
+        self, name: str = "agent", *args: str, program: Sequence[str] = AGENT, **env: str
+    ) -> RunningProcess:
         """Start a paired agent again from its config."""
-        return await self.processes.start_agent("start", name=name, **env)
+        return await self.processes.start_agent("start", *args, name=name, program=program, **env)
+
+    async def issue_managed(self, name: str = "managed") -> ManagedAgent:
+        """A managed executor, not yet started."""
+        answer = await self.service("POST", "/internal/v1/managed-executors/issue", {"name": name}, status=201)
+        issued = answer.body
+        return ManagedAgent(self.processes, name, issued["executorId"], issued["executorToken"], issued["gatewayWsUrl"])
+
+    async def service(self, method: str, path: str, body: object = None, *, status: int | None = None) -> Answer:
+        """A call of the API's internal routes."""
+        token = {"X-Service-Token": self.processes.env["GATEWAY_SERVICE_TOKEN"]}
+        return await self.call(method, path, body, status=status, headers=token)
 
     async def agents(self) -> list[dict[str, Any]]:
         return list((await self.call("GET", "/v1/orgs/{org}/agents", status=200)).body["agents"])

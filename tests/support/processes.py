@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,9 @@ import pytest
 import pytest_asyncio
 
 BIN: Final = Path(sys.executable).parent
+AGENT: Final = (str(BIN / "vespid-agent"),)
+# The same with the engine `vespid.scripted.v1` beside its own.
+SCRIPTED_AGENT: Final = (sys.executable, "-m", "vespid_agent.testing.scripted_agent")
 READY_WITHIN_S = 30.0
 STOP_WITHIN_S = 20.0
 READY_POLL_S = 0.02
@@ -153,13 +156,18 @@ class Processes:
         return [process for process in self._started if process.name == name and process.returncode is None]
 
     async def start_agent(
-        self, *args: str, home: Path | None = None, name: str = "agent", **env: str
+        self,
+        *args: str,
+        home: Path | None = None,
+        name: str = "agent",
+        program: Sequence[str] = AGENT,
+        **env: str,
     ) -> RunningProcess:
         """Start `vespid-agent <args>` with a home folder of its own."""
         home = home or self.folder / f"{name}-home"
         home.mkdir(parents=True, exist_ok=True)
         merged = {"PATH": os.environ["PATH"], "HOME": str(home), "VESPID_ENV": "test", **env}
-        return await self.run([str(BIN / "vespid-agent"), *args], name, merged)
+        return await self.run([*program, *args], name, merged)
 
     async def run(
         self, argv: list[str], name: str, env: Mapping[str, str], *, port: int | None = None

@@ -15,6 +15,8 @@ one of these keys:
     {"recall": "path.md"}        say the document, or "(nothing)"
     {"search": "words"}          say the paths that a search of the memory finds, one per line
     {"history": true}            say, as JSON, the history that came with the turn: [[seq, role, content], …]
+    {"seen": true}               say the same in short: the first 12 hex digits of each content's SHA-256 instead of it
+    {"request": true}            say the requestId
     {"prior": true}              say, as JSON, the tool events of an earlier try: [[kind, payload], …]
     {"config": true}             say, as JSON, model, toolsAllow, authMode, and whether there is an inline key
     {"key": true}                say the inline key, which nobody may see
@@ -32,6 +34,7 @@ The answer is all that was said.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
 from pathlib import Path
@@ -110,6 +113,10 @@ class _Script:
                 self._say("\n".join(each.path for each in found))
             case {"history": _}:
                 self._say_json([[entry.seq, entry.role, entry.content] for entry in request.history])
+            case {"seen": _}:
+                self._say_json([[entry.seq, entry.role, digest(entry.content)] for entry in request.history])
+            case {"request": _}:
+                self._say(request.request_id)
             case {"prior": _}:
                 self._say_json([[event.kind, event.payload] for event in request.prior])
             case {"config": _}:
@@ -169,6 +176,11 @@ class _Script:
     def _touch(self, file: Path) -> None:
         with file.open("a") as lines:
             lines.write(f"{self._request.request_id}\n")
+
+
+def digest(content: str) -> str:
+    """What `seen` says of a content."""
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _steps(message: str) -> list[dict[str, Any]]:
