@@ -197,13 +197,13 @@ class Strikes:
         )
 
     async def kill_host(self) -> None:
-        host = self._chance.choice(self._town.hosts)
+        host = await self._busy_host()
         await self._town.process_of(host).kill()
         await host.start()
 
     async def stop_host(self) -> None:
         """Until it is given up; then it wakes and says what it has to say."""
-        host = self._chance.choice(self._town.hosts)
+        host = await self._busy_host()
         process = self._town.process_of(host)
         with stopped(process):
 
@@ -235,6 +235,14 @@ class Strikes:
     async def empty_redis(self) -> None:
         async with Redis.from_url(self._redis_url) as client:
             await client.flushdb()
+
+    async def _busy_host(self) -> Host:
+        """One that has turns at the moment."""
+
+        async def busy() -> list[Host]:
+            return [each for each in self._town.hosts if await self._sql.fetchval(_HAS_TURNS, each.id)]
+
+        return self._chance.choice(list(await until(busy, "a host has a turn")))
 
     async def _stop_gateway(self, process: RunningProcess) -> None:
         """Until the others take it for dead."""
