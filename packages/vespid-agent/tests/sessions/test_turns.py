@@ -15,6 +15,7 @@ from vespid_agent.testing.running import InProcessAgent, appears
 from vespid_agent.testing.scripted_engine import ScriptedEngine
 from vespid_agent.testing.talk import Talk
 from vespid_protocol import frames as f
+from vespid_runtime.memory import content_sha256
 
 
 def error(end: f.TurnFinal | f.TurnError) -> f.TurnError:
@@ -153,14 +154,47 @@ async def test_cancel_ends_the_turn_and_its_memory_with_it(gateway: FakeGateway,
 
 
 async def test_engine_that_does_not_stop_is_not_waited_for(
-    gateway: FakeGateway, talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: FakeGateway,
+    talk: Talk,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(turns, "STOP_GRACE_S", 0.05)
     request = await running(gateway, talk, tmp_path, {"deaf": 5})
     await talk.cancel(request)
     assert error(await gateway.turn_end(request)).code == "TURN_CANCELLED"
+    assert "engine_did_not_stop" in capfd.readouterr().out
     talk.seq += 2
     assert content(await talk.say("next")) == "next"
+
+
+async def test_engine_that_needs_a_moment_to_stop_is_given_it(
+    gateway: FakeGateway,
+    talk: Talk,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(turns, "STOP_GRACE_S", 30.0)
+    request = await running(gateway, talk, tmp_path, {"deaf": 0.3})
+    await talk.cancel(request)
+    assert error(await gateway.turn_end(request)).code == "TURN_CANCELLED"
+    assert "engine_did_not_stop" not in capfd.readouterr().out
+
+
+async def test_turn_stopped_while_it_waits_in_line_is_over_at_once(
+    gateway: FakeGateway, talk: Talk, tmp_path: Path
+) -> None:
+    first = await running(gateway, talk, tmp_path)
+    talk.seq += 2
+    second, third = await talk.turn([{"touch": str(tmp_path / "mark")}]), await talk.turn("third", seq=talk.seq + 2)
+    await talk.cancel(second)
+    assert error(await gateway.turn_end(second)).code == "TURN_CANCELLED"
+    assert gateway.turn_ends.keys() == {second}
+    await talk.cancel(first)
+    assert content(await gateway.turn_end(third)) == "third"
+    assert not (tmp_path / "mark").exists()
 
 
 async def test_time_limit_ends_the_turn(gateway: FakeGateway, agent: InProcessAgent, tmp_path: Path) -> None:
@@ -176,8 +210,20 @@ async def test_newer_try_of_a_turn_takes_the_place_of_the_older(
     newer = await talk.turn([{"prior": True}], epoch=2, prior=[{"kind": "tool_call", "payload": {"tool": "t"}}])
     assert error(await gateway.turn_end(older)).code == "TURN_CANCELLED"
     assert content(await gateway.turn_end(newer)) == '[["tool_call",{"tool":"t"}]]'
-    late = await talk.turn("late", epoch=1)
-    assert error(await gateway.turn_end(late, count=2)).code in ("TURN_CANCELLED", "AGENT_DISCONNECTED")
+
+
+@pytest.mark.promise("P8")
+async def test_older_try_that_comes_behind_a_newer_one_is_not_run(
+    gateway: FakeGateway, talk: Talk, tmp_path: Path
+) -> None:
+    go, mark = tmp_path / "go", tmp_path / "mark"
+    await talk.opened(await talk.open())
+    newer = await talk.turn([{"until": str(go)}, {"say": "newer"}], epoch=2)
+    older = await talk.turn([{"touch": str(mark)}], epoch=1)
+    assert error(await gateway.turn_end(older)).code == "TURN_CANCELLED"
+    go.touch()
+    assert content(await gateway.turn_end(newer)) == "newer"
+    assert not mark.exists()
 
 
 @pytest.mark.promise("P8")
@@ -221,6 +267,19 @@ async def test_unwanted_answer_leaves_the_sessions_copy(gateway: FakeGateway, ta
     assert [text for _, _, text in seen] == ["wanted", "wanted"]
 
 
+async def test_memory_of_an_unwanted_answer_is_taken_back(gateway: FakeGateway, talk: Talk) -> None:
+    await talk.say([{"remember": "MEMORY.md", "content": "wanted"}])
+    script: list[dict[str, object]] = [
+        {"remember": "MEMORY.md", "content": "unwanted"},
+        {"remember": "memory/new.md", "content": "unwanted"},
+    ]
+    request = await talk.turn(script)
+    await gateway.turn_end(request)
+    await talk.cancel(request)
+    talk.seq += 2
+    assert content(await talk.say([{"recall": "MEMORY.md"}, {"recall": "memory/new.md"}])) == "wanted(nothing)"
+
+
 # --- failing ---------------------------------------------------------------------------------------------------------
 
 
@@ -255,8 +314,12 @@ async def test_answer_is_cut_at_its_limit_and_one_beyond_a_frame_fails(gateway: 
         assert content(await short.say([{"say": "123456789"}])) == "12345"
         link = await gateway.link()
         assert [delta.content for delta in link.of(f.TurnDelta)] == ["12345"]
-        end = await Talk(gateway).say([{"say": "x" * 1_000}, {"pauseMs": 1}, {"say": "x" * 1_500}])
+        long = Talk(gateway)
+        remember = {"remember": "MEMORY.md", "content": "x"}
+        end = await long.say([remember, {"say": "x" * 1_000}, {"pauseMs": 1}, {"say": "x" * 1_500}])
         assert error(end).code == "RESULT_TOO_LARGE"
+        # As with every end that is no answer.
+        assert content(await long.say([{"recall": "MEMORY.md"}])) == "(nothing)"
     finally:
         await agent.stop()
 
@@ -372,6 +435,32 @@ async def test_memory_is_synced_both_ways_and_searched(gateway: FakeGateway, age
     assert [each["content"] for each in documents] == ["the heron nests in May"]
     assert b"heron" in bytes(link.of(f.MemoryQueryResult)[0].results)  # type: ignore[arg-type]
     assert link.of(f.MemorySyncResult, "bad")[0].error == "BAD_REQUEST"
+
+
+@pytest.mark.promise("P12")
+async def test_secret_that_somebody_wrote_into_memory_leaves_masked(gateway: FakeGateway, tmp_path: Path) -> None:
+    own, key = "own-provider-secret", "sk-inline-0123456789"
+    agent = InProcessAgent(gateway, tmp_path, engines=[ScriptedEngine()], environment={"OPENAI_API_KEY": own})
+    await agent.start()
+    try:
+        talk, link = Talk(gateway, auth={"kind": "api_key", "apiKey": key}), await gateway.link()
+        await talk.say([{"remember": "MEMORY.md", "content": f"passwords: {own} {key}"}])
+        common = {
+            "organization_id": ORGANIZATION_ID,
+            "session_id": talk.session_id,
+            "session_key": talk.session_key,
+            "provider": "builtin",
+        }
+        await link.send(f.MemorySync(request_id="pull", workspace_dir="/etc", direction="pull", **common))
+        await link.send(f.MemoryQuery(request_id="query", query="passwords", **common))
+        await gateway.until(lambda: bool(link.of(f.MemorySyncResult)) and bool(link.of(f.MemoryQueryResult)))
+    finally:
+        await agent.stop()
+    (told,) = decoded(link.of(f.MemorySyncResult)[0].details)["documents"]  # type: ignore[misc]
+    assert told["content"] == "passwords: *** ***"
+    assert told["sha256"] == content_sha256("passwords: *** ***")
+    (found,) = msgspec.json.decode(link.of(f.MemoryQueryResult)[0].results)  # type: ignore[arg-type]
+    assert found["snippet"] == "passwords: *** ***"
 
 
 # --- base gateways ---------------------------------------------------------------------------------------------------

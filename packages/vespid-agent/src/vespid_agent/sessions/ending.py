@@ -27,7 +27,7 @@ def final_of(
     """The answer; `memory` is what the turn changed. What is no JSON ends the turn as failed."""
     payload = dict(answer.payload or {})
     if memory:
-        payload["memory"] = [_masked(document, redactor) for document in memory]
+        payload["memory"] = [masked(document, redactor) for document in memory]
     try:
         raw = msgspec.Raw(redactor.redact_raw(_encoded(payload))) if payload else msgspec.UNSET
     except (TypeError, ValueError, RecursionError) as error:
@@ -61,7 +61,8 @@ def lost(request_id: str, session_id: str, message: str) -> TurnError:
     return TurnError(request_id=request_id, session_id=session_id, code=Code.AGENT_DISCONNECTED, message=message)
 
 
-def _masked(document: MemoryDocument, redactor: Redactor) -> MemoryDocument:
+def masked(document: MemoryDocument, redactor: Redactor) -> MemoryDocument:
+    """The document as it may leave, under the hash of what it then holds."""
     if document.content is None:
         return document
     content = redactor.redact(document.content)

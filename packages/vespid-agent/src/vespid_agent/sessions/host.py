@@ -13,13 +13,16 @@ from typing import Protocol
 import msgspec
 
 from vespid_agent.logs import Logger
+from vespid_agent.sessions.ending import masked
 from vespid_agent.sessions.open_sessions import Opened, OpenSessions
+from vespid_agent.sessions.session import Session
 from vespid_agent.sessions.turns import Turn, TurnDesk, Turns
 from vespid_agent.sessions.workspaces import Workspaces
 from vespid_protocol import codec
 from vespid_protocol.codes import Code
 from vespid_protocol.effects import SessionOrder, SessionReply
 from vespid_protocol.frames import (
+    MemoryDocument,
     MemoryQuery,
     MemoryQueryResult,
     MemorySync,
@@ -166,8 +169,16 @@ class SessionHost:
             self.turns.stop_session(order.session_id, "cancelled")
         else:
             session = self._sessions.get(order.session_id)
-            if session is not None:
-                session.unanswered(order.request_id)
+            undo = () if session is None else session.unanswered(order.request_id)
+            if session is not None and undo:
+                self._do(self._take_back(session, undo), order.request_id)
+
+    async def _take_back(self, session: Session, undo: tuple[MemoryDocument, ...]) -> None:
+        """Before a `memory_sync` tells it to the gateway after all."""
+        async with session.lock:
+            # Opened anew it has all of its memory from the gateway.
+            if self._sessions.get(session.session_id) is session:
+                await self.turns.take_back(session, undo)
 
     # --- memory ------------------------------------------------------------------------------------------------------
 
@@ -181,7 +192,9 @@ class SessionHost:
                 details: dict[str, object] = {"applied": len(given)}
             else:
                 known = {document.path: document.sha256 for document in given}
-                details = {"documents": await memory.differing(known)}
+                redactor = self._sessions.redactor(order.session_id)
+                differing = await memory.differing(known)
+                details = {"documents": [masked(document, redactor) for document in differing]}
         except (ValueError, OSError) as error:
             answer = self._sync_answer(order, None, self._memory_failed(order, error))
         else:
@@ -196,11 +209,12 @@ class SessionHost:
         try:
             memory = self._workspaces.of(order.organization_id, order.session_key)
             found = await memory.search(order.query, order.limit or _QUERY_LIMIT)
+            redactor = self._sessions.redactor(order.session_id)
             results = [
                 {
                     "path": each.path,
                     "score": each.score,
-                    "snippet": each.snippet,
+                    "snippet": redactor.redact(each.snippet),
                     "lineStart": each.line_start,
                     "lineEnd": each.line_end,
                 }

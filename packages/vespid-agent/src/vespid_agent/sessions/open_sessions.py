@@ -65,6 +65,11 @@ class OpenSessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
 
+    def redactor(self, session_id: str) -> Redactor:
+        """What masks what leaves for a session, open or not."""
+        session = self._sessions.get(session_id)
+        return self._redactor if session is None else session.redactor
+
     def states(self) -> tuple[OpenSession, ...]:
         """For the hello."""
         return tuple(session.state() for session in self._sessions.values())

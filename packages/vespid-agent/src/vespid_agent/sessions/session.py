@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from vespid_protocol.frames import HistoryEntry, OpenSession
+from vespid_protocol.frames import HistoryEntry, MemoryDocument, OpenSession
 from vespid_runtime.engines.config import SessionConfig
 from vespid_runtime.redaction import Redactor
 
@@ -22,6 +22,8 @@ class _Answered:
     # Of its user message, and what `history_seq` was without it.
     event_seq: int
     seq_before: int
+    # What takes back what the turn changed in memory.
+    undo: tuple[MemoryDocument, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +50,8 @@ class Session:
     @property
     def chars(self) -> int:
         """What the copy takes."""
-        return sum(len(entry.content) for entry in self.history)
+        undo = self._answered.undo if self._answered is not None else ()
+        return sum(len(entry.content) for entry in self.history) + sum(len(each.content or "") for each in undo)
 
     def state(self) -> OpenSession:
         """For the hello. An answer that is not acknowledged counts as missing."""
@@ -78,9 +81,11 @@ class Session:
         self._cut(event_seq)
         return tuple(self.history)
 
-    def answered(self, request_id: str, event_seq: int, message: str, content: str) -> None:
-        """The turn has its answer, which is about to be told."""
-        self._answered = _Answered(request_id, event_seq, self.history_seq)
+    def answered(
+        self, request_id: str, event_seq: int, message: str, content: str, undo: tuple[MemoryDocument, ...] = ()
+    ) -> None:
+        """The turn has its answer, which is about to be told. `undo`: of what it changed in memory."""
+        self._answered = _Answered(request_id, event_seq, self.history_seq, undo)
         self._is_confirmed = False
         self.history.append(HistoryEntry(seq=event_seq, role="user", content=message))
         self.history.append(HistoryEntry(seq=event_seq, role="assistant", content=content))
@@ -91,10 +96,13 @@ class Session:
         if self._answered is not None and self._answered.request_id == request_id:
             self._is_confirmed = True
 
-    def unanswered(self, request_id: str) -> None:
-        """The gateway did not want the answer any more."""
-        if self._answered is not None and self._answered.request_id == request_id:
-            self._drop(self._answered)
+    def unanswered(self, request_id: str) -> tuple[MemoryDocument, ...]:
+        """The gateway did not want the answer any more; what takes its memory back."""
+        answered = self._answered
+        if answered is None or answered.request_id != request_id:
+            return ()
+        self._drop(answered)
+        return answered.undo
 
     def _drop(self, answered: _Answered) -> None:
         self._cut(answered.event_seq)

@@ -2,7 +2,7 @@
 
     in line ──journal: started──▶ running ──▶ ended ──journal: finished──▶ told
 
-One turn of a session runs at a time; the others wait in line. `started` is on disk before the engine is asked, and its
+One turn of a session runs at a time; the others wait in line, and one that is stopped there is over at once. `started` is on disk before the engine is asked, and its
 row already holds the end that the turn has should this process die; the end is on disk before it is told. A turn that
 is stopped gets a moment to end what it began. Then it is over, whatever its engine still does: nobody hears of it.
 """
@@ -26,7 +26,7 @@ from vespid_agent.sessions.workspaces import SessionMemory, Workspaces
 from vespid_agent.work.job import idempotency_key
 from vespid_protocol import codec
 from vespid_protocol.codes import Code
-from vespid_protocol.frames import Event, SessionTurn, TurnError, TurnFinal
+from vespid_protocol.frames import Event, MemoryDocument, SessionTurn, TurnError, TurnFinal
 from vespid_runtime.engines.engine import EngineError, ToolEvent, TurnRequest
 from vespid_runtime.engines.registry import Engines
 
@@ -97,6 +97,8 @@ class Turn:
     # Its gateway spoke v2: it knows by itself when this agent is lost.
     is_v2: bool
     deadline_ms: int | None = None
+    # What takes back what it changed in memory, should its answer not be wanted.
+    undo: tuple[MemoryDocument, ...] = ()
     # Why it is to stop.
     why: Why | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -193,6 +195,14 @@ class Turns:
         for turn in self._turns.values():
             turn.stream.repeat()
 
+    async def take_back(self, session: Session, undo: tuple[MemoryDocument, ...]) -> None:
+        """An answer is not wanted: neither is what its turn remembered. Call it with the session's lock held."""
+        if undo:
+            try:
+                await self._workspaces.of(session.organization_id, session.session_key).apply(undo, whole=False)
+            except (ValueError, OSError) as error:
+                self._log.error("memory_not_taken_back", session_id=session.session_id, error=str(error))
+
     async def idle(self) -> None:
         """Returns when no turn is left."""
         await self._idle.wait()
@@ -208,15 +218,40 @@ class Turns:
 
     async def _live(self, turn: Turn) -> None:
         try:
-            async with turn.session.lock:
-                if turn.why is not None:
-                    await self._end(turn, self._stopped(turn, turn.why))
-                elif await self._begin(turn):
-                    await self._end(turn, await self._run(turn))
+            if await self._comes_up(turn):
+                try:
+                    await self._take(turn)
+                finally:
+                    turn.session.lock.release()
+            else:
+                await self._end(turn, self._stopped(turn, turn.why or "cancelled"))
         finally:
             self._turns.pop(turn.order.request_id, None)
             if not self._turns:
                 self._idle.set()
+
+    async def _comes_up(self, turn: Turn) -> bool:
+        """Wait in line. True: the session's lock is held. False: it was stopped before its turn came."""
+        request_id = turn.order.request_id
+        taking = asyncio.create_task(turn.session.lock.acquire(), name=f"line {request_id}")
+        stopping = asyncio.create_task(turn.stopping.wait(), name=f"stop {request_id}")
+        self._own(taking)
+        self._own(stopping)
+        try:
+            await asyncio.wait((taking, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not taking.done():
+                taking.cancel()
+                await asyncio.wait((taking,))
+        finally:
+            taking.cancel()
+            stopping.cancel()
+        return not taking.cancelled()
+
+    async def _take(self, turn: Turn) -> None:
+        if turn.why is not None:
+            await self._end(turn, self._stopped(turn, turn.why))
+        elif await self._begin(turn):
+            await self._end(turn, await self._run(turn))
 
     async def _begin(self, turn: Turn) -> bool:
         """`started` is on disk; whether the turn may run."""
@@ -250,6 +285,7 @@ class Turns:
                 work.cancel()
                 await asyncio.wait((work,), timeout=STOP_GRACE_S)
         finally:
+            turn.deadline_ms = None
             timer.cancel()
             stopping.cancel()
             work.cancel()
@@ -270,6 +306,7 @@ class Turns:
         try:
             answer = await engine.turn(request, turn.stream)
             changed = await memory.changed(before) if turn.is_v2 else ()
+            turn.undo = before.undo(changed)
             return final_of(order, answer, changed, session.redactor, _max_chars(session))
         except BaseException:
             await memory.restore(before)
@@ -304,13 +341,16 @@ class Turns:
         while isinstance(standing := await self._journal.end_turn(request_id, turn.digest, frame, state), JournalError):
             self._log.error("not_journaled", request_id=request_id, error=str(standing))
             await asyncio.sleep(REWRITE_S)
+        is_answer = isinstance(end, TurnFinal) and turn.why is None
+        if not is_answer:  # too large for a frame, or cancelled at the last moment
+            await self.take_back(turn.session, turn.undo)
         if standing is not None:
             self._desk.known(standing)
         elif is_given_up:
             self._desk.turn_abandoned(request_id)
         else:
-            if isinstance(end, TurnFinal) and turn.why is None:
-                turn.session.answered(request_id, turn.order.event_seq, turn.order.message, end.content)
+            if is_answer:
+                turn.session.answered(request_id, turn.order.event_seq, turn.order.message, end.content, turn.undo)
             self._desk.turn_ended(end, frame)
 
     def _stopped(self, turn: Turn, why: Why) -> TurnEnd:

@@ -26,6 +26,12 @@ class Before:
     def hashes(self) -> dict[str, str]:
         return {path: document.sha256 for path, document in self.documents.items()}
 
+    def undo(self, changed: Sequence[MemoryDocument]) -> tuple[MemoryDocument, ...]:
+        """What brings the documents that have changed since back to where they were."""
+        gone = [_gone(document.path) for document in changed if document.path not in self.documents]
+        kept = [self.documents[document.path] for document in changed if document.path in self.documents]
+        return (*gone, *kept)
+
 
 class SessionMemory:
     """One session key's documents. Every call raises ValueError for what is refused, OSError for a disk that is."""
@@ -45,11 +51,9 @@ class SessionMemory:
 
     async def restore(self, before: Before) -> None:
         """Undo what was written since: the turn's answer was not given, so neither is its memory."""
-        changed = await self.changed(before)
-        if changed:
-            gone = [_gone(document.path) for document in changed if document.path not in before.documents]
-            kept = [before.documents[document.path] for document in changed if document.path in before.documents]
-            await self.apply([*gone, *kept], whole=False)
+        undo = before.undo(await self.changed(before))
+        if undo:
+            await self.apply(undo, whole=False)
 
     async def apply(self, documents: Sequence[MemoryDocument], *, whole: bool) -> None:
         """`whole`: nothing else stays."""

@@ -248,7 +248,8 @@ begin
         order by d.path, d.ord desc
     ), changed as (
         insert into memory_docs (organization_id, session_key, path, version, sha256, content)
-        select s.organization_id, s.session_key, g.path, next_version, g.sha256, g.content from given g order by g.path
+        select s.organization_id, s.session_key, g.path, next_version, g.sha256, g.content from given g
+        order by g.content is not null, g.path  -- first what is gone: a document may be told under another spelling of its name
         on conflict (organization_id, session_key, path) do update
         set version = excluded.version, sha256 = excluded.sha256, content = excluded.content, updated_at = now()
         where (memory_docs.sha256, memory_docs.content is null) is distinct from (excluded.sha256, excluded.content is null)
