@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from vespid_agent.sessions import open_sessions
+from vespid_agent.sessions import open_sessions, workspaces
 from vespid_agent.sessions.open_sessions import OpenSessions
 from vespid_agent.sessions.session import Session
 from vespid_agent.sessions.tools import ToolPolicy
@@ -114,6 +116,40 @@ def test_least_recently_used_session_goes_first_and_a_busy_one_stays(monkeypatch
     assert held.make_room({"a"})
     assert {state.session_id for state in held.states()} == {"a", "b"}
     assert not held.make_room(set())
+
+
+def test_histories_beyond_their_size_go_the_longest_unused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_sessions, "HISTORY_MAX_CHARS", 4)
+    held = sessions()
+    opened(held, frame("a", said(1, 2)))
+    opened(held, frame("b", said(1, 2)))
+    assert not held.make_room(set())
+    opened(held, frame("c", said(1)))
+    assert held.make_room({"c"})
+    assert {state.session_id for state in held.states()} == {"b", "c"}
+
+
+def test_opens_that_never_come_whole_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_sessions, "_PARTS_MAX", 1)
+    held = sessions()
+    held.open(frame("a", said(1), more=True))
+    held.open(frame("b", said(1), more=True))
+    assert seqs(opened(held, frame("a", said(2)))) == [2]
+
+
+def test_turns_of_two_generations_wait_for_each_other() -> None:
+    held = sessions()
+    older = opened(held, frame(generation=1))
+    assert opened(held, frame(generation=2)).lock is older.lock
+
+
+def test_only_some_search_indexes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspaces, "WORKSPACES_MAX", 1)
+    kept, organization = workspaces.Workspaces(tmp_path), "0b8d2b4e-7d0f-4d56-9a3a-0d2f9d3d6a11"
+    first = kept.of(organization, "a")
+    assert kept.of(organization, "a") is first
+    kept.of(organization, "b")
+    assert kept.of(organization, "a") is not first
 
 
 def test_config_shows_no_key() -> None:

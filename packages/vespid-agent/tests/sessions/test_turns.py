@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vespid_agent.sessions import turns
+from vespid_agent.clock import suspend_aware_ms
+from vespid_agent.sessions import open_sessions, turns
 from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import ORGANIZATION_ID, TOKEN, FakeGateway
 from vespid_agent.testing.payloads import decoded
@@ -132,6 +133,35 @@ async def test_session_that_is_not_open_is_declined_behind_a_hello(gateway: Fake
     assert kinds == [f.Hello, f.Hello, f.TurnError]
 
 
+@pytest.mark.promise("P8")
+async def test_turns_of_a_session_run_one_at_a_time_in_their_order(
+    gateway: FakeGateway, talk: Talk, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    await talk.opened(await talk.open())
+    first = await talk.turn([{"until": str(go)}, {"say": "one"}])
+    second = await talk.turn([{"history": True}], seq=talk.seq + 2)
+    await gateway.run("agent.execute", {"nodeId": "n", "node": {"id": "n", "config": {}}, "runId": "r"})
+    go.touch()
+    assert content(await gateway.turn_end(first)) == "one"
+    seen = msgspec.json.decode(content(await gateway.turn_end(second)))
+    assert [text for _, role, text in seen if role == "assistant"] == ["one"]
+
+
+async def test_sessions_beyond_the_agents_number_are_closed_and_that_is_said(
+    gateway: FakeGateway, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_sessions, "SESSIONS_MAX", 1)
+    other = Talk(gateway)
+    await talk.opened(await talk.open())
+    await other.opened(await other.open())
+    link = await gateway.link()
+    await gateway.until(lambda: len(link.of(f.Hello)) == 2)
+    told = link.of(f.Hello)[-1].open_sessions
+    assert told is not None
+    assert [session.session_id for session in told] == [other.session_id]
+
+
 # --- stopping --------------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +230,23 @@ async def test_turn_stopped_while_it_waits_in_line_is_over_at_once(
 async def test_time_limit_ends_the_turn(gateway: FakeGateway, agent: InProcessAgent, tmp_path: Path) -> None:
     talk = Talk(gateway, limits={"timeoutMs": 100})
     assert error(await talk.say([{"until": str(tmp_path / "never")}])).code == "NODE_EXECUTION_TIMEOUT"
+
+
+async def test_time_limit_counts_while_the_machine_sleeps_and_its_timers_stand_still(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    slept_ms = 0
+    agent = InProcessAgent(
+        gateway, tmp_path, engines=[ScriptedEngine()], monotonic_ms=lambda: suspend_aware_ms() + slept_ms
+    )
+    await agent.start()
+    try:
+        talk = Talk(gateway, limits={"timeoutMs": 20_000})
+        request = await running(gateway, talk, tmp_path)
+        slept_ms = 20_000
+        assert error(await gateway.turn_end(request)).code == "NODE_EXECUTION_TIMEOUT"
+    finally:
+        await agent.stop()
 
 
 @pytest.mark.promise("P8")
@@ -350,6 +397,9 @@ async def test_inline_key_and_the_agents_own_secrets_are_seen_in_nothing_that_le
     await agent.stop()
     seen = b"".join(msgspec.json.encode(frame) for frame in (await gateway.link()).frames)
     assert content(final) == "*** *** ***"
+    assert isinstance(final, f.TurnFinal)
+    (remembered,) = msgspec.json.decode(final.payload, type=f.TurnPayload).memory  # type: ignore[arg-type]
+    assert (remembered.content, remembered.sha256) == ("the key is ***", content_sha256("the key is ***"))
     assert error(failed).message == "with ***"
     kept = b"".join(file.read_bytes() for file in tmp_path.glob("journal*"))
     logged = capfd.readouterr().out.encode()
@@ -403,6 +453,48 @@ async def test_memory_comes_with_the_open_and_what_a_turn_changed_goes_with_its_
     assert hello is not None
     assert hello.open_sessions is not None
     assert hello.open_sessions[0].memory_version == 1
+
+
+async def test_open_does_not_wipe_what_a_turn_of_the_same_key_writes(
+    gateway: FakeGateway, talk: Talk, tmp_path: Path
+) -> None:
+    go, mark = tmp_path / "go", tmp_path / "mark"
+    await talk.opened(await talk.open())
+    script: list[dict[str, object]] = [
+        {"remember": "MEMORY.md", "content": "mine"},
+        {"touch": str(mark)},
+        {"until": str(go)},
+        {"recall": "MEMORY.md"},
+    ]
+    request = await talk.turn(script)
+    await appears(mark)
+    other = Talk(gateway)
+    await other.opened(await other.open(memory=[document("memory/b.md", "b")]))
+    go.touch()
+    assert content(await gateway.turn_end(request)) == "mine"
+
+
+async def test_memory_beyond_a_frame_is_not_told(gateway: FakeGateway, tmp_path: Path) -> None:
+    gateway.max_frame_bytes = 2_000
+    agent = InProcessAgent(gateway, tmp_path, engines=[ScriptedEngine()])
+    await agent.start()
+    try:
+        talk, link = Talk(gateway), await gateway.link()
+        await talk.opened(await talk.open(memory=[document("MEMORY.md", "x" * 2_500)]))
+        pull = f.MemorySync(
+            request_id="pull",
+            organization_id=ORGANIZATION_ID,
+            session_id=talk.session_id,
+            session_key=talk.session_key,
+            provider="builtin",
+            workspace_dir="/etc",
+            direction="pull",
+        )
+        await link.send(pull)
+        await gateway.until(lambda: bool(link.of(f.MemorySyncResult)))
+        assert link.of(f.MemorySyncResult)[0].error == "RESULT_TOO_LARGE"
+    finally:
+        await agent.stop()
 
 
 async def test_memory_is_synced_both_ways_and_searched(gateway: FakeGateway, agent: InProcessAgent) -> None:

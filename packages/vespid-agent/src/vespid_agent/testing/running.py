@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from vespid_agent import config
+from vespid_agent.clock import MonotonicMs, suspend_aware_ms
 from vespid_agent.config import AgentConfig, Pool
 from vespid_agent.process import run_agent
 from vespid_agent.settings import AgentSettings
@@ -50,6 +51,7 @@ class InProcessAgent:
         environment: Mapping[str, str] | None = None,
         pool: Pool = "byon",
         engines: Sequence[Engine] = (),
+        monotonic_ms: MonotonicMs = suspend_aware_ms,
     ) -> None:
         """`engines`: beside those of every agent."""
         self.gateway = gateway
@@ -59,6 +61,7 @@ class InProcessAgent:
         self._settings = settings or AgentSettings(drain_ms=0)
         self._environment = environment or {}
         self._engines = tuple(engines)
+        self._monotonic_ms = monotonic_ms
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -66,7 +69,14 @@ class InProcessAgent:
         lock = self.journal.with_suffix(".lock")
         who = identity(self.gateway, self.pool)
         run = run_agent(
-            who, settings, self.journal, lock, self._environment, jitter=lambda: 0.0, more_engines=self._engines
+            who,
+            settings,
+            self.journal,
+            lock,
+            self._environment,
+            monotonic_ms=self._monotonic_ms,
+            jitter=lambda: 0.0,
+            more_engines=self._engines,
         )
         self._task = asyncio.create_task(run, name="agent under test")
 
