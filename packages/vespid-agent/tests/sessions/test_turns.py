@@ -241,9 +241,9 @@ async def test_time_limit_counts_while_the_machine_sleeps_and_its_timers_stand_s
     )
     await agent.start()
     try:
-        talk = Talk(gateway, limits={"timeoutMs": 20_000})
+        talk = Talk(gateway, limits={"timeoutMs": 40_000})
         request = await running(gateway, talk, tmp_path)
-        slept_ms = 20_000
+        slept_ms = 40_000
         assert error(await gateway.turn_end(request)).code == "NODE_EXECUTION_TIMEOUT"
     finally:
         await agent.stop()

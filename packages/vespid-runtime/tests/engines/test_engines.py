@@ -65,6 +65,13 @@ def test_engines_are_found_by_every_accepted_spelling() -> None:
         engines.get("gateway.codex.v2")
 
 
+def test_engine_answers_to_the_other_spelling_of_its_name() -> None:
+    class Loop(EchoEngine):
+        id = "vespid.loop.v1"
+
+    assert Engines([Loop()]).get("gateway.loop.v2").id == "vespid.loop.v1"
+
+
 def test_no_repr_of_a_config_shows_its_key() -> None:
     chosen = {"id": "e", "authMode": "inline_api_key", "auth": {"kind": "api_key", "apiKey": "sk-0123456789"}}
     read = config(engine=chosen)

@@ -1,10 +1,13 @@
 """Search: what a person expects to find, in any language, whatever he types."""
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vespid_runtime.memory.index import MemoryIndex, SearchResult
+from vespid_runtime.memory.query import QUERY_MAX_CHARS, TERMS_MAX, parse_query
 from vespid_runtime.memory.tokens import identifier_parts, tokenize
 
 FACTS = """# Facts
@@ -178,6 +181,38 @@ def test_very_long_line_is_shown_around_what_was_found() -> None:
 def test_hash_in_code_is_no_heading() -> None:
     index = held({"MEMORY.md": "# Top\n```\n# comment\ncode\n```\n\n## Below\ntext\n"})
     assert [found.path for found in whole(index, "top comment")] == ["MEMORY.md"]
+
+
+def test_fence_of_the_other_kind_ends_no_code() -> None:
+    index = held({"MEMORY.md": "# Top\n```\n~~~\n# comment\n```\n"})
+    assert [found.path for found in whole(index, "top comment")] == ["MEMORY.md"]
+
+
+@pytest.mark.parametrize(
+    ("text", "query"), [("Smørrebrød, Łódź", "smorrebrod lodz"), ("Zu\u00adcker", "zucker"), ("a\u200bb", "ab")]
+)
+def test_letters_that_look_alike_and_what_is_not_seen_make_no_difference(text: str, query: str) -> None:
+    assert whole(held({"MEMORY.md": text}), query)
+
+
+def test_what_is_beyond_the_limits_of_a_query_is_not_looked_for() -> None:
+    index = held({"MEMORY.md": "word"})
+    assert whole(index, "word " + " " * QUERY_MAX_CHARS + "absent")
+    assert len(parse_query(" ".join(f"word{number}" for number in range(40))).terms) == TERMS_MAX
+
+
+def test_index_that_could_not_be_filled_is_filled_anew() -> None:
+    index = held({"MEMORY.md": "apples"})
+
+    def broken() -> Iterator[tuple[str, str, str]]:
+        yield "memory/a.md", "a", "pears"
+        raise OSError("the disk went away")
+
+    with pytest.raises(OSError):
+        index.refresh(broken())
+    index.refresh([("MEMORY.md", "apples", "apples"), ("memory/a.md", "a", "pears")])
+    assert whole(index, "apples")
+    assert whole(index, "pears")
 
 
 def test_limit_is_kept(index: MemoryIndex) -> None:

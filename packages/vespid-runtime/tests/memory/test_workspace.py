@@ -204,6 +204,20 @@ def test_documents_that_are_refused_change_nothing(memory: MemoryWorkspace) -> N
     assert everything(memory) == {"MEMORY.md": "old"}
 
 
+def test_documents_beyond_a_limit_change_nothing(memory: MemoryWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "TOTAL_MAX_BYTES", 10)
+    memory.apply([document("MEMORY.md", "old"), document("memory/gone.md", "x")])
+    with pytest.raises(MemoryRefused, match="larger than 10 bytes"):
+        memory.apply([document("memory/gone.md", None), document("memory/a.md", "12345"), document("memory/b.md", "678")])
+    assert everything(memory) == {"MEMORY.md": "old", "memory/gone.md": "x"}
+
+
+def test_of_two_that_say_one_path_the_later_counts(memory: MemoryWorkspace) -> None:
+    memory.apply([document("memory/a.md", None), document("memory/a.md", "there")])
+    memory.apply([document("memory/b.md", "x"), document("memory/b.md", None)])
+    assert everything(memory) == {"memory/a.md": "there"}
+
+
 def test_search_sees_the_files_as_they_are_now(memory: MemoryWorkspace) -> None:
     memory.write("MEMORY.md", "apples")
     assert [found.path for found in memory.search("apples")] == ["MEMORY.md"]

@@ -342,6 +342,8 @@ async def test_host_that_goes_away_meanwhile_is_not_waited_for(memory: Remembere
         ({"status": "failed", "error": "ENGINE_UNAVAILABLE"}, "ENGINE_UNAVAILABLE"),
         ({"status": "failed", "error": "anything"}, "NODE_EXECUTION_FAILED"),
         ({"details": {"documents": [{"path": 1}]}}, "GATEWAY_RESPONSE_INVALID"),
+        ({"details": {"documents": [told(f"memory/{number}.md", "x") for number in range(500)]}}, "RESULT_TOO_LARGE"),
+        ({"details": {"documents": [told("memory/a.md", "x"), told("memory/A.md", "y")]}}, "RESULT_TOO_LARGE"),
     ],
 )
 async def test_host_that_cannot_answer_changes_nothing(memory: Remembered, result: Frame, code: str) -> None:

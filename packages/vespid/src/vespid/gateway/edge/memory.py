@@ -11,6 +11,7 @@ from vespid.bus.memory_push import KnownDocument, PushAsked, Pushed
 from vespid.errors import ApiError
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.registry import Registry
+from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.store.turns import ChangedDocument, TurnStore
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import MemoryDocument, MemorySync, MemorySyncResult
@@ -53,12 +54,17 @@ class HostMemory:
         if result.status == "failed":
             raise _unanswered(_known_code(result.error), "The host could not read the session's memory.")
         documents, left_out = _read(result, asked.known)
-        version = await self._turns.put_memory(
-            asked.organization_id,
-            asked.session_id,
-            asked.executor_id,
-            [ChangedDocument(document.path, document.sha256, document.content) for document in documents],
-        )
+        changed = [ChangedDocument(document.path, document.sha256, document.content) for document in documents]
+        try:
+            version = await self._turns.put_memory(
+                asked.organization_id, asked.session_id, asked.executor_id, changed
+            )
+        except STORE_AWAY:
+            raise
+        except STORE_REFUSED as error:
+            # More than a session may remember, or two names for one file; nothing of it is taken.
+            log.warning("memory_refused", session_id=asked.session_id, error=repr(error))
+            raise _unanswered(Code.RESULT_TOO_LARGE, f"The host's memory cannot be kept: {error}"[:200]) from error
         if version is None:
             raise _unanswered(Code.PINNED_AGENT_OFFLINE, "The session has moved to another host meanwhile.")
         return Pushed(version, left_out)
