@@ -108,6 +108,7 @@ def test_turns_and_executions_share_the_room_and_a_declined_turn_stays_declined(
     assert peer.receive(turn("d"), 3) == (fx.Deliver(turn("d")),)
     assert codes(peer.decline("d", 4)) == ["EXECUTOR_OVER_CAPACITY"]
     assert peer.in_flight == 1
+    assert codes(peer.receive(turn("d"), 5)) == ["EXECUTOR_OVER_CAPACITY"]
 
 
 def test_draining_agent_takes_no_turn() -> None:
@@ -145,6 +146,13 @@ def test_turn_that_a_restart_interrupted_is_not_volunteered_and_never_started_ag
     assert peer.entries.in_flight() == ()
     assert peer.entries.unacknowledged() == []
     assert peer.receive(turn(), 1) == (fx.Answer(TURN, None),)
+
+
+@pytest.mark.parametrize("asked", [turn(), cancel()])
+def test_turn_that_an_earlier_process_ended_is_answered_as_a_turn(asked: f.SessionTurn | f.SessionCancel) -> None:
+    peer = connected(Entry(request_id=TURN, state=journal.State.FINISHED))
+    peer.receive(f.ExecuteAck(request_id=TURN), 1)
+    assert codes(peer.receive(asked, 2)) == ["AGENT_DISCONNECTED"]
 
 
 def test_turn_given_up_at_the_end_of_the_process_is_kept_for_who_asks() -> None:
