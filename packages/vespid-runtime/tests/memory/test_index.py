@@ -159,6 +159,17 @@ def test_heading_and_path_weigh_more_than_text() -> None:
     assert [result.path for result in index.search("falcon")][2:] == ["memory/a.md"]
 
 
+def test_one_word_in_a_heading_outweighs_the_same_word_said_often() -> None:
+    index = held(
+        {
+            "memory/a.md": "falcon falcon falcon here\n",
+            "memory/b.md": "# Falcon\n\nWhat flies.\n",
+            **{f"memory/other{number}.md": "something else\n" for number in range(10)},
+        }
+    )
+    assert [result.path for result in index.search("falcon")] == ["memory/b.md", "memory/a.md"]
+
+
 def test_text_below_a_heading_is_found_by_both(index: MemoryIndex) -> None:
     assert whole(index, "straßen zentimeter")[0].line_start in (6, 8)
 

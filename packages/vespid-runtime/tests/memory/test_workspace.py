@@ -207,8 +207,9 @@ def test_documents_that_are_refused_change_nothing(memory: MemoryWorkspace) -> N
 def test_documents_beyond_a_limit_change_nothing(memory: MemoryWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "TOTAL_MAX_BYTES", 10)
     memory.apply([document("MEMORY.md", "old"), document("memory/gone.md", "x")])
+    changes = [("memory/gone.md", None), ("memory/a.md", "12345"), ("memory/b.md", "678")]
     with pytest.raises(MemoryRefused, match="larger than 10 bytes"):
-        memory.apply([document("memory/gone.md", None), document("memory/a.md", "12345"), document("memory/b.md", "678")])
+        memory.apply(document(path, text) for path, text in changes)
     assert everything(memory) == {"MEMORY.md": "old", "memory/gone.md": "x"}
 
 

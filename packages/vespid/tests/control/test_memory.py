@@ -243,6 +243,15 @@ async def test_indexes_are_bounded_and_the_longest_unused_goes(memory: Remembere
     assert [found["snippet"] for found in await memory.search("words")] == ["words of key-0"]
 
 
+async def test_indexes_are_bounded_by_the_texts_they_are_made_of(memory: Remembered) -> None:
+    object.__setattr__(memory.plane.deps, "memory_search", MemorySearch(most_chars=20))
+    for key in ("key-0", "key-1"):
+        await memory.create(key)
+        await memory.put(MEMORY=f"words of {key}")
+        assert len(await memory.search("words")) == 1
+    assert len(memory.plane.deps.memory_search) == 1
+
+
 # --- fetched from the host -------------------------------------------------------------------------------------------
 
 

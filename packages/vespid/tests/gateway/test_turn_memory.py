@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
@@ -13,8 +14,9 @@ from tests.support.gateways import Fleet, Gateway
 from tests.support.organization import until
 from tests.support.talk import Talk
 
+from vespid.bus.memory_push import ROUTE, PushAsked
 from vespid.store.sessions import MessageSender
-from vespid_protocol.ids import OrgId
+from vespid_protocol.ids import ExecutorId, OrgId
 from vespid_runtime.memory import content_sha256
 
 ECHO = {"engines": ["vespid.echo.v1"]}
@@ -98,6 +100,20 @@ async def test_memory_is_admitted_document_by_document_under_the_hash_of_what_it
     texts = {"memory/mended.md": "a\ufffdb", "MEMORY.md": "second"}
     assert await kept(fleet, talk) == {path: (content_sha256(text), text) for path, text in texts.items()}
     assert "memory_refused" not in await talk.kinds()
+
+
+@pytest.mark.promise("P5")
+async def test_host_of_one_organization_is_not_asked_for_another(
+    fleet: Fleet, gateway: Gateway, host: ScriptedExecutor, talk: Talk
+) -> None:
+    await talk.send()
+    await final(host, await opened(host))
+    (executor,) = await fleet.ground.sql.fetch("select id from executors where organization_id = $1", UUID(talk.org))
+    stranger = await fleet.ground.organization()
+    asked = PushAsked(stranger, talk.id, "key", ExecutorId(str(executor["id"])), ())
+    answer = await gateway.call("POST", ROUTE, msgspec.json.encode(asked))
+    await host.settled()
+    assert (answer.status, host.unread("memory_sync")) == (404, [])
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

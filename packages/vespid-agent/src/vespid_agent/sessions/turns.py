@@ -2,9 +2,10 @@
 
     in line ──journal: started──▶ running ──▶ ended ──journal: finished──▶ told
 
-One turn of a session runs at a time; the others wait in line, and one that is stopped there is over at once. `started` is on disk before the engine is asked, and its
-row already holds the end that the turn has should this process die; the end is on disk before it is told. A turn that
-is stopped gets a moment to end what it began. Then it is over, whatever its engine still does: nobody hears of it.
+One turn of a session runs at a time; the others wait in line, and one that is stopped there is over at once. `started`
+is on disk before the engine is asked, and its row already holds the end that the turn has should this process die; the
+end is on disk before it is told. A turn that is stopped gets a moment to end what it began. Then it is over, whatever
+its engine still does: nobody hears of it.
 """
 
 from __future__ import annotations
@@ -12,22 +13,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, TypeVar
-
-import msgspec
+from typing import Literal, Protocol, TypeAlias
 
 from vespid_agent.clock import MonotonicMs
 from vespid_agent.journal import Entry, EntryState, Journal, JournalError
 from vespid_agent.logs import Logger
 from vespid_agent.sessions.ending import TurnEnd, error_of, final_of, fit_end, lost
+from vespid_agent.sessions.request import request_of
 from vespid_agent.sessions.session import Session
 from vespid_agent.sessions.stream import TurnStream
-from vespid_agent.sessions.workspaces import SessionMemory, Workspaces
-from vespid_agent.work.job import idempotency_key
+from vespid_agent.sessions.workspaces import Workspaces
 from vespid_protocol import codec
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import Event, MemoryDocument, SessionTurn, TurnError, TurnFinal
-from vespid_runtime.engines.engine import EngineError, ToolEvent, TurnRequest
+from vespid_runtime.engines.engine import EngineError
 from vespid_runtime.engines.registry import Engines
 
 # Where the session sets no limit.
@@ -37,8 +36,6 @@ DEFAULT_OUTPUT_MAX_CHARS = 1_000_000
 STOP_GRACE_S = 3.0
 # How long an end waits for a disk that refuses it, before it is tried again.
 REWRITE_S = 1.0
-
-_ItemT = TypeVar("_ItemT")
 
 Why: TypeAlias = Literal["cancelled", "superseded", "timeout", "drained"]
 
@@ -301,7 +298,7 @@ class Turns:
             memory = self._workspaces.of(session.organization_id, session.session_key)
         except ValueError as refused:
             raise EngineError(Code.BAD_REQUEST, f"memory: {refused}") from None
-        request = _request(turn, memory)
+        request = request_of(order, session, memory.workspace)
         before = await memory.take()
         try:
             answer = await engine.turn(request, turn.stream)
@@ -341,16 +338,16 @@ class Turns:
         while isinstance(standing := await self._journal.end_turn(request_id, turn.digest, frame, state), JournalError):
             self._log.error("not_journaled", request_id=request_id, error=str(standing))
             await asyncio.sleep(REWRITE_S)
-        is_answer = isinstance(end, TurnFinal) and turn.why is None
-        if not is_answer:  # too large for a frame, or cancelled at the last moment
+        answer = end if isinstance(end, TurnFinal) and turn.why is None else None
+        if answer is None:  # too large for a frame, or cancelled at the last moment
             await self.take_back(turn.session, turn.undo)
         if standing is not None:
             self._desk.known(standing)
         elif is_given_up:
             self._desk.turn_abandoned(request_id)
         else:
-            if is_answer:
-                turn.session.answered(request_id, turn.order.event_seq, turn.order.message, end.content, turn.undo)
+            if answer is not None:
+                turn.session.answered(request_id, turn.order.event_seq, turn.order.message, answer.content, turn.undo)
             self._desk.turn_ended(end, frame)
 
     def _stopped(self, turn: Turn, why: Why) -> TurnEnd:
@@ -369,32 +366,3 @@ class Turns:
 
 def _max_chars(session: Session) -> int:
     return session.config.limits.max_output_chars or DEFAULT_OUTPUT_MAX_CHARS
-
-
-def _request(turn: Turn, memory: SessionMemory) -> TurnRequest:
-    """Raises EngineError BAD_REQUEST for attachments or earlier events that are none."""
-    order, session = turn.order, turn.session
-    try:
-        attachments = _decoded(order.attachments, list[object])
-        prior = _decoded(order.prior, list[ToolEvent])
-    except msgspec.DecodeError as error:
-        raise EngineError(Code.BAD_REQUEST, f"attachments or prior have a bad shape: {error}") from None
-    return TurnRequest(
-        request_id=order.request_id,
-        session_id=order.session_id,
-        organization_id=order.organization_id,
-        user_id=order.user_id,
-        message=order.message,
-        attachments=tuple(attachments),
-        history=session.before(order.event_seq),
-        prior=tuple(prior),
-        config=session.config,
-        idempotency_key=idempotency_key(order.request_id),
-        memory=memory.workspace,
-    )
-
-
-def _decoded(raw: msgspec.Raw | msgspec.UnsetType, kind: type[list[_ItemT]]) -> list[_ItemT]:
-    if not isinstance(raw, msgspec.Raw):
-        return []
-    return msgspec.json.decode(raw, type=kind | None) or []

@@ -56,9 +56,7 @@ class HostMemory:
         documents, left_out = _read(result, asked.known)
         changed = [ChangedDocument(document.path, document.sha256, document.content) for document in documents]
         try:
-            version = await self._turns.put_memory(
-                asked.organization_id, asked.session_id, asked.executor_id, changed
-            )
+            version = await self._turns.put_memory(asked.organization_id, asked.session_id, asked.executor_id, changed)
         except STORE_AWAY:
             raise
         except STORE_REFUSED as error:

@@ -1,0 +1,44 @@
+"""What an engine is asked: a turn's order, and what its session knows."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from vespid_agent.sessions.session import Session
+from vespid_agent.work.job import idempotency_key
+from vespid_protocol.codes import Code
+from vespid_protocol.frames import SessionTurn
+from vespid_runtime.engines.engine import EngineError, ToolEvent, TurnRequest
+from vespid_runtime.memory.workspace import MemoryWorkspace
+
+_ItemT = TypeVar("_ItemT")
+
+
+def request_of(order: SessionTurn, session: Session, memory: MemoryWorkspace) -> TurnRequest:
+    """Raises EngineError BAD_REQUEST for attachments or earlier events that are none."""
+    try:
+        attachments = _decoded(order.attachments, list[object])
+        prior = _decoded(order.prior, list[ToolEvent])
+    except msgspec.DecodeError as error:
+        raise EngineError(Code.BAD_REQUEST, f"attachments or prior have a bad shape: {error}") from None
+    return TurnRequest(
+        request_id=order.request_id,
+        session_id=order.session_id,
+        organization_id=order.organization_id,
+        user_id=order.user_id,
+        message=order.message,
+        attachments=tuple(attachments),
+        history=session.before(order.event_seq),
+        prior=tuple(prior),
+        config=session.config,
+        idempotency_key=idempotency_key(order.request_id),
+        memory=memory,
+    )
+
+
+def _decoded(raw: msgspec.Raw | msgspec.UnsetType, kind: type[list[_ItemT]]) -> list[_ItemT]:
+    if not isinstance(raw, msgspec.Raw):
+        return []
+    return msgspec.json.decode(raw, type=kind | None) or []
