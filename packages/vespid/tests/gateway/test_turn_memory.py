@@ -166,6 +166,7 @@ async def test_host_that_forgot_the_session_is_told_all_of_it_under_a_new_genera
     await talk.send("two")
     turn = await host.next("session_turn")
     await say(host, "turn_error", turn, code="EXECUTOR_OVER_CAPACITY", message="it is not open here")
+    await host.next("execute_ack")
     again = await host.next("session_open")
     # Not as one that had no room: that it was asked in vain is its own doing, and counts.
     lost = await fleet.ground.sql.fetchrow(
