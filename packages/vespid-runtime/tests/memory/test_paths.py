@@ -97,6 +97,8 @@ def test_document_may_be_there(path: str) -> None:
         "memory/CON .x.md",
         "memory/lpt¹.md",
         "memory/aux/x.md",
+        "memory/x.md/y.md",
+        "memory/X.MD/y.md",
         "memory/x /y.md",
         "memory/x./y.md",
         "memory/ x.md",

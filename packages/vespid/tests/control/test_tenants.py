@@ -104,8 +104,8 @@ async def a_document_of(control: Control, caller: Caller) -> str:
     """Remembered by a session of the caller's organization, as if its host had told it."""
     async with control.plane.deps.database.tenant(OrgId(str(caller.org_id))) as connection:
         doc_id = await connection.fetchval(
-            """insert into memory_docs (organization_id, session_key, path, version, sha256, content)
-               values ($1, 'theirs', 'MEMORY.md', 1, '', 'theirs') returning id""",
+            """insert into memory_docs (organization_id, session_key, path, file_key, version, sha256, content)
+               values ($1, 'theirs', 'MEMORY.md', 'memory.md', 1, '', 'theirs') returning id""",
             UUID(str(caller.org_id)),
         )
     return str(doc_id)

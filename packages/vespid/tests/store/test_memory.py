@@ -9,10 +9,12 @@ import pytest_asyncio
 from tests.support.ground import Ground
 from tests.support.hosted_talk import Talk
 
+from vespid.gateway.edge.memory_documents import stored
 from vespid.store import memory
 from vespid.store.pool import Database
 from vespid.store.sessions import MessageSender
 from vespid.store.turns import ChangedDocument, TurnStore
+from vespid_protocol.frames import MemoryDocument
 from vespid_runtime.memory import DELETED_SHA256, content_sha256
 from vespid_runtime.memory.workspace import DOCUMENT_MAX_BYTES, DOCUMENTS_MAX, TOTAL_MAX_BYTES
 
@@ -64,6 +66,15 @@ async def test_all_of_it_has_a_limit_in_bytes(talk: Talk) -> None:
     with pytest.raises(asyncpg.CheckViolationError, match="8 MiB"):
         await put(talk, document("MEMORY.md", "x"))
     assert await put(talk, document("memory/0.md", "less"), document("MEMORY.md", "x")) == 2
+
+
+async def test_names_that_are_one_file_after_composing_and_folding_are_not_both_kept(talk: Talk) -> None:
+    names = ("memory/stra\N{LATIN SMALL LETTER SHARP S}e.md", "memory/strasse.md")
+    one, other = stored(MemoryDocument(path=name, sha256="", content=name) for name in names)
+    assert await put(talk, one) == 1
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await put(talk, other)
+    assert list(await kept(talk)) == [names[0]]
 
 
 async def test_two_names_of_one_file_are_not_both_kept(talk: Talk) -> None:

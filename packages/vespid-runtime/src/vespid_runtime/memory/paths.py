@@ -78,6 +78,9 @@ def document_path(text: str) -> str:
         raise _refused(f"has more than {PATH_MAX_PARTS} parts")
     for part in parts:
         _check_part(part)
+    if any(part.casefold().endswith(SUFFIX) for part in parts[:-1]):
+        # No folder is ever in the way of a document.
+        raise _refused(f"has a folder whose name ends with {SUFFIX}")
     if path != MAIN_DOCUMENT and (len(parts) == 1 or parts[0] != DOCUMENT_FOLDER):
         raise _refused(f"is neither {MAIN_DOCUMENT} nor below {DOCUMENT_FOLDER}/")
     if not parts[-1].endswith(SUFFIX):

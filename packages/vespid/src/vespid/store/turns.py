@@ -123,12 +123,14 @@ class TurnAppended(msgspec.Struct, frozen=True):
     event_seq: int | None
 
 
-class ChangedDocument(msgspec.Struct, frozen=True):
+class ChangedDocument(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One file of memory; `content` None: it was deleted."""
 
     path: str
     sha256: str
     content: str | None
+    # Equal for names of one file (`vespid_runtime.memory.paths.same_file_key`); None: in lower case.
+    file_key: str | None = None
 
 
 class FinishTurn(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

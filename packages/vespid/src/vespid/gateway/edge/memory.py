@@ -10,9 +10,10 @@ import structlog
 from vespid.bus.memory_push import KnownDocument, PushAsked, Pushed
 from vespid.errors import ApiError
 from vespid.gateway.edge.connection import Connection
+from vespid.gateway.edge.memory_documents import stored
 from vespid.gateway.edge.registry import Registry
 from vespid.store.failure import STORE_AWAY, STORE_REFUSED
-from vespid.store.turns import ChangedDocument, TurnStore
+from vespid.store.turns import TurnStore
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import MemoryDocument, MemorySync, MemorySyncResult
 from vespid_protocol.ids import RequestId, new_id
@@ -54,7 +55,7 @@ class HostMemory:
         if result.status == "failed":
             raise _unanswered(_known_code(result.error), "The host could not read the session's memory.")
         documents, left_out = _read(result, asked.known)
-        changed = [ChangedDocument(document.path, document.sha256, document.content) for document in documents]
+        changed = stored(documents)
         try:
             version = await self._turns.put_memory(asked.organization_id, asked.session_id, asked.executor_id, changed)
         except STORE_AWAY:

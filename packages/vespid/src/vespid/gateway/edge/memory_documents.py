@@ -7,6 +7,7 @@ from prometheus_client import Counter
 from vespid.store.turns import ChangedDocument
 from vespid_protocol.frames import MemoryDocument
 from vespid_runtime.memory import admit
+from vespid_runtime.memory.paths import same_file_key
 from vespid_runtime.memory.workspace import DOCUMENTS_MAX
 
 REFUSED = Counter("vespid_memory_documents_refused_total", "Documents of hosts that memory does not take")
@@ -17,4 +18,12 @@ def changed_documents(documents: Iterable[MemoryDocument]) -> tuple[ChangedDocum
     admitted = admit(documents)
     taken = admitted.documents[:DOCUMENTS_MAX]
     REFUSED.inc(len(admitted.refused) + len(admitted.documents) - len(taken))
-    return tuple(ChangedDocument(document.path, document.sha256, document.content) for document in taken)
+    return stored(taken)
+
+
+def stored(documents: Iterable[MemoryDocument]) -> tuple[ChangedDocument, ...]:
+    """As they are put down."""
+    return tuple(
+        ChangedDocument(document.path, document.sha256, document.content, same_file_key(document.path))
+        for document in documents
+    )

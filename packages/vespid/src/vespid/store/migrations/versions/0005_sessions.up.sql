@@ -107,6 +107,7 @@ create table memory_docs (
     organization_id uuid not null references organizations (id) on delete cascade,
     session_key     text not null,
     path            text not null check (length(path) between 1 and 512),
+    file_key        text not null,                      -- equal for names of one file where case or composition does not matter
     version         bigint not null,                    -- sessions.memory_version when it changed
     sha256          text not null,
     content         text,                               -- null: it was deleted
@@ -115,8 +116,8 @@ create table memory_docs (
     unique (organization_id, session_key, path),
     unique (organization_id, id)
 );
--- Where case does not matter two spellings would be one file: no host could hold both.
-create unique index memory_docs_file on memory_docs (organization_id, session_key, lower(path)) where content is not null;
+-- Two names of one file: there are hosts that could not hold both.
+create unique index memory_docs_file on memory_docs (organization_id, session_key, file_key) where content is not null;
 
 create table agent_bindings (
     id                 uuid primary key,
@@ -235,7 +236,7 @@ begin
     return 'place';
 end $$;
 
--- Puts changed documents down under one new version. docs: [{path, sha256, content|null}] → the version, unchanged if none differs
+-- Puts changed documents down under one new version. docs: [{path, fileKey?, sha256, content|null}] → the version, unchanged if none differs
 -- Raises check_violation beyond what a workspace may hold (vespid_runtime.memory.workspace), unique_violation for one file twice.
 create function vespid_i_put_memory(s sessions, docs jsonb) returns bigint
 language plpgsql as $$
@@ -243,12 +244,13 @@ declare
     next_version bigint := s.memory_version + 1;
 begin
     with given as (  -- of two that say the same path, the later
-        select distinct on (d.path) d.path, d.sha256, d.content
-        from rows from (jsonb_to_recordset(docs) as (path text, sha256 text, content text)) with ordinality as d (path, sha256, content, ord)
+        select distinct on (d.path) d.path, coalesce(d.key, lower(d.path)) as key, d.sha256, d.content
+        from rows from (jsonb_to_recordset(docs) as (path text, "fileKey" text, sha256 text, content text))
+             with ordinality as d (path, key, sha256, content, ord)
         order by d.path, d.ord desc
     ), changed as (
-        insert into memory_docs (organization_id, session_key, path, version, sha256, content)
-        select s.organization_id, s.session_key, g.path, next_version, g.sha256, g.content from given g
+        insert into memory_docs (organization_id, session_key, path, file_key, version, sha256, content)
+        select s.organization_id, s.session_key, g.path, g.key, next_version, g.sha256, g.content from given g
         order by g.content is not null, g.path  -- first what is gone: a document may be told under another spelling of its name
         on conflict (organization_id, session_key, path) do update
         set version = excluded.version, sha256 = excluded.sha256, content = excluded.content, updated_at = now()
