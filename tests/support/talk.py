@@ -53,7 +53,7 @@ class Talk:
 
     async def rows(self) -> list[SessionEventRow]:
         async with self.db.tenant(self.org) as connection:
-            return await sessions.list_events(connection, UUID(self.id), 0, 1000)
+            return await sessions.list_events(connection, UUID(self.id), 0, 1000, max_bytes=1 << 30)
 
     async def events(self) -> list[tuple[int, str]]:
         return [(row.seq, row.event_type) for row in await self.rows()]

@@ -166,6 +166,22 @@ async def test_reset_ends_what_waits_and_says_how(
     assert (forgotten > 0) is (mode == "clear_history")
 
 
+async def test_who_reset_a_session_is_told_in_the_audit_log(control: Control, owner: Caller, stranger: Caller) -> None:
+    path = await begin(owner)
+    member = await control.join(owner)
+    assert (await stranger.post(f"{path}/reset")).status == 404
+    assert (await member.post(f"{path}/reset", {"mode": "clear_history"}, headers={"User-Agent": "x/1"})).status == 200
+    for who, entries in ((owner, 1), (stranger, 0)):
+        log = (await who.get("/v1/orgs/{org}/audit-log")).body["entries"]
+        resets = [entry for entry in log if entry["action"] == "session.reset"]
+        assert len(resets) == entries
+        for entry in resets:
+            assert entry["actor"] == {"userId": member.user_id, "apiKeyId": None}
+            assert (entry["objectType"], entry["objectId"]) == ("session", path.split("/")[-1])
+            assert entry["details"] == {"mode": "clear_history"}
+            assert (entry["ip"], entry["userAgent"]) == ("127.0.0.1", "x/1")
+
+
 async def test_reset_knows_two_modes(owner: Caller) -> None:
     path = await begin(owner)
     answer = await owner.post(f"{path}/reset", {"mode": "all"})

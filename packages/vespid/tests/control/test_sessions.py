@@ -7,6 +7,8 @@ import asyncpg
 import pytest
 from tests.support.control import Caller, Control
 
+from vespid.control import sessions
+
 S = "/v1/orgs/{org}/sessions"
 FIELDS = {
     "id",
@@ -254,6 +256,21 @@ async def test_events_come_in_order_page_by_page(owner: Caller) -> None:
     both = await owner.get(f"{path}?afterSeq=3&cursor={first['nextCursor']}")
     assert (both.status, set(both.body["details"]["fieldErrors"])) == (400, {"afterSeq"})
     assert (await owner.get(f"{path}?cursor=nonsense")).status == 400
+
+
+async def test_a_page_of_large_events_ends_early_and_says_that_there_are_more(
+    owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "PAGE_BYTES", 1_000)
+    session = await begin(owner)
+    for size in (10, 5_000, 10, 10):
+        assert (await owner.post(f"{S}/{session['id']}/messages", {"message": "x" * size})).status == 202
+    path, cursor, pages = f"{S}/{session['id']}/events?limit=3", "", []
+    while cursor is not None:
+        page = (await owner.get(f"{path}{cursor and '&cursor='}{cursor}")).body
+        pages.append([event["seq"] for event in page["events"]])
+        cursor = page["nextCursor"]
+    assert pages == [[1, 2], [3], [4, 5]]
 
 
 @pytest.mark.promise("P5")

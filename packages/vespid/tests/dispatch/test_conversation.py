@@ -12,7 +12,9 @@ import pytest_asyncio
 from vespid.bus.channels import TURN_QUEUE, session_channel, session_item
 from vespid.bus.session_news import Moved, decode
 from vespid.dispatch import bindings as bindings_module
+from vespid.dispatch.audit import Doer, Origin
 from vespid.dispatch.bindings import Bindings
+from vespid.dispatch.callers import Principal
 from vespid.dispatch.conversation import Conversation
 from vespid.domain.binding import MAIN, Facts
 from vespid.domain.session_message import SessionMessage
@@ -24,6 +26,7 @@ from vespid.store.sessions import EngineChoice, MessageSender, NewMessage, NewSe
 from vespid_protocol.ids import OrgId, SessionId, UserId, new_id
 
 USER = UserId(new_id())
+SOMEBODY = Doer(Principal(USER, "ann@people.test", "access_token"), Origin.of("r", None, None))
 
 
 class Lossy(MessageSender):
@@ -156,7 +159,7 @@ async def test_another_organizations_session_takes_no_message_cancel_or_reset(
     for attempt in (
         talk.send(stranger, session_id, USER, SessionMessage("hi")),
         talk.cancel(stranger, session_id),
-        talk.reset(stranger, session_id, "clear_history"),
+        talk.reset(stranger, session_id, "clear_history", SOMEBODY),
     ):
         with pytest.raises(ApiError) as refused:
             await attempt

@@ -176,7 +176,7 @@ async def test_another_organization_changes_and_sees_nothing(talk: Talk, ground:
             assert await sessions.list_sessions(connection, mine, None, 10) == []
             assert await sessions.find_session(connection, mine, f"agent:main:org:{talk.org}:scope:main") is None
             assert await sessions.retitle_session(connection, mine, UUID(talk.id), "stolen") is None
-        assert await sessions.list_events(connection, UUID(talk.id), 0, 10) == []
+        assert await sessions.list_events(connection, UUID(talk.id), 0, 10, max_bytes=1 << 20) == []
         assert await sessions.cancel_turn(connection, UUID(other), UUID(talk.id)) is None
         assert await sessions.reset_session(connection, UUID(other), UUID(talk.id), clear=True) is None
     foreign_host = await ground.connected(await ground.executor(other), talk.host.edge)
@@ -202,8 +202,27 @@ async def test_sessions_are_listed_newest_first_and_found_by_their_key(talk: Tal
         renamed = await sessions.retitle_session(connection, org, found.id, "a title")
         assert renamed is not None
         assert renamed.title == "a title"
-        page = await sessions.list_events(connection, UUID(talk.id), 0, 1)
+        page = await sessions.list_events(connection, UUID(talk.id), 0, 1, max_bytes=1 << 20)
         assert [row.event_type for row in page] == ["session_created"]
+
+
+async def test_a_page_of_events_is_bounded_by_bytes_and_has_at_least_one(talk: Talk) -> None:
+    for size in (10, 5_000, 10, 10):
+        await talk.send("x" * size)
+    async with talk.db.tenant(talk.org) as connection:
+
+        async def page(after: int, limit: int, max_bytes: int) -> list[int]:
+            found = await sessions.list_events(connection, UUID(talk.id), after, limit, max_bytes=max_bytes)
+            return [row.seq for row in found]
+
+        assert await page(0, 10, 1 << 20) == [1, 2, 3, 4, 5]
+        assert await page(0, 2, 1 << 20) == [1, 2]
+        # The third is larger than a page: it ends the page before it, and has one of its own.
+        assert await page(0, 10, 1_000) == [1, 2]
+        assert await page(2, 10, 1_000) == [3]
+        assert await page(3, 10, 1_000) == [4, 5]
+        assert [await page(after, 10, 0) for after in range(5)] == [[1], [2], [3], [4], [5]]
+        assert await page(5, 10, 1_000) == []
 
 
 async def test_how_a_session_stands(talk: Talk) -> None:

@@ -10,12 +10,13 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
 from vespid.control.audit import AuditAction, audit_as
-from vespid.control.context import Origin, origin_of, signed_in
+from vespid.control.context import origin_of, signed_in
 from vespid.control.deps import Deps
 from vespid.control.openapi import errors
 from vespid.control.principal import SESSION_COOKIE, Principal, require_allowed_origin
 from vespid.control.rate_limit import FAILURES_LIMITED, failures_limited, subjects_of
 from vespid.control.wire import iso
+from vespid.dispatch.audit import Origin
 from vespid.errors import conflict, unauthorized
 from vespid.security.refresh_tokens import REFRESH_LIFE_S, ROTATION_GRACE_S, is_well_formed
 from vespid.store import auth_sessions, orgs, users

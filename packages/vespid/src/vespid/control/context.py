@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import msgspec
 from litestar.datastructures import State
 from litestar.handlers.base import BaseRouteHandler
 from litestar.types import Scope
@@ -16,10 +15,10 @@ from litestar.types import Scope
 from vespid.control.deps import Deps
 from vespid.control.principal import Connection, Principal, authenticate, principal_of, set_principal
 from vespid.control.request_id import request_id_of
+from vespid.dispatch.audit import Origin
 from vespid.errors import ApiError, forbidden, not_found
 from vespid.store.pool import Database
 from vespid_protocol.ids import OrgId, UserId, is_uuid
-from vespid_protocol.text import clean_text
 
 if TYPE_CHECKING:
     import asyncpg
@@ -28,15 +27,6 @@ ROLES = ("member", "admin", "owner")
 _TENANT = "vespid_tenant"
 # Only the membership check below holds this.
 _CHECKED = object()
-_USER_AGENT_MAX = 400
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """From where a request came, for the audit log."""
-
-    request_id: str
-    ip: str | None
-    user_agent: str | None
 
 
 class TenantContext:
@@ -84,11 +74,8 @@ def row_id(text: str, code: str = "NOT_FOUND", message: str = "There is no such 
 def origin_of(connection: Connection) -> Origin:
     """From where the request came."""
     client = connection.client
-    agent = connection.headers.get("user-agent")
-    return Origin(
-        request_id=request_id_of(connection.scope),
-        ip=client.host if client and client.host else None,
-        user_agent=clean_text(agent)[0][:_USER_AGENT_MAX] if agent else None,
+    return Origin.of(
+        request_id_of(connection.scope), client.host if client else None, connection.headers.get("user-agent")
     )
 
 

@@ -51,10 +51,15 @@ class Page:
             raise _not_a_cursor()
         return int(self._key)
 
-    def cut(self, rows: Sequence[Row], key: Callable[[Row], UUID | int]) -> tuple[list[Row], str | None]:
-        """The rows to show of those fetched, and the next page's cursor (None on the last page)."""
+    def cut(
+        self, rows: Sequence[Row], key: Callable[[Row], UUID | int], *, is_more: bool = False
+    ) -> tuple[list[Row], str | None]:
+        """The rows to show of those fetched, and the next page's cursor (None on the last page).
+
+        `is_more`: there are further rows, though not as many were fetched as would show it.
+        """
         shown = list(rows[: self.limit])
-        return shown, _encode(str(key(shown[-1]))) if len(rows) > self.limit else None
+        return shown, _encode(str(key(shown[-1]))) if is_more or len(rows) > self.limit else None
 
 
 def provide_page(

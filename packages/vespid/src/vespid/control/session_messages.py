@@ -17,6 +17,7 @@ from vespid.control.deps import Deps
 from vespid.control.openapi import errors
 from vespid.control.session_view import Session, SessionEvent, shown_event
 from vespid.control.sessions import NOT_FOUND, read_session
+from vespid.dispatch.audit import Doer
 from vespid.domain.session_message import BODY_MAX_BYTES, SessionMessage
 from vespid.errors import bad_request
 from vespid_protocol.ids import SessionId
@@ -102,7 +103,8 @@ async def reset_session(
     """Cancel what runs and what waits, and let the agent begin anew."""
     session = _session_id(session_id)
     mode = data.mode if data is not None else None
-    await deps.conversation.reset(tenant.org_id, session, mode or "keep_history")
+    by = Doer(tenant.principal, tenant.origin)
+    await deps.conversation.reset(tenant.org_id, session, mode or "keep_history", by)
     return SessionDone((await read_session(tenant, UUID(session))).session)
 
 

@@ -34,6 +34,8 @@ from vespid_protocol.ids import ExecutorId, SessionId, is_uuid, new_id
 TURN_KIND = "agent.run"
 NOT_FOUND = ("SESSION_NOT_FOUND", "There is no such session here.")
 _MAX_SEQ = 2**62
+# Payloads of one page of events; one event is shown however large it is.
+PAGE_BYTES = 4 * 1024 * 1024
 
 
 class SessionChange(msgspec.Struct, frozen=True):
@@ -160,10 +162,13 @@ async def list_session_events(
     after = from_cursor if from_cursor is not None else after_seq or 0
     row = row_id(session_id, *NOT_FOUND)
     async with tenant.transaction() as connection:
-        if await rows.read_session(connection, UUID(tenant.org_id), row) is None:
+        session = await rows.read_session(connection, UUID(tenant.org_id), row)
+        if session is None:
             raise session_not_found()
-        found = await rows.list_events(connection, row, after, page.fetch)
-    shown, next_cursor = page.cut(found, key=lambda event: event.seq)
+        found = await rows.list_events(connection, row, after, page.fetch, max_bytes=PAGE_BYTES)
+    # Bytes may have ended the page before its rows did.
+    is_more = bool(found) and found[-1].seq < session.event_seq
+    shown, next_cursor = page.cut(found, key=lambda event: event.seq, is_more=is_more)
     return SessionEventPage([shown_event(event) for event in shown], next_cursor)
 
 

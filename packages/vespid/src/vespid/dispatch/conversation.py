@@ -17,6 +17,7 @@ from vespid.bus.channels import EDGES, TURN_QUEUE, session_channel, session_item
 from vespid.bus.messages import CancelTurn
 from vespid.bus.ports import Fanout, Mail
 from vespid.bus.session_news import Moved
+from vespid.dispatch.audit import AuditAction, Doer, audit_as
 from vespid.dispatch.bindings import Bindings
 from vespid.domain.binding import Facts
 from vespid.domain.session_message import SessionMessage
@@ -97,10 +98,14 @@ class Conversation:
             ended = await rows.cancel_turn(connection, UUID(org_id), UUID(session_id))
         self._tell_end(org_id, session_id, ended)
 
-    async def reset(self, org_id: OrgId, session_id: SessionId, mode: ResetMode) -> None:
+    async def reset(self, org_id: OrgId, session_id: SessionId, mode: ResetMode, by: Doer) -> None:
         """End what runs and let the agent begin anew. Raises ApiError 404 SESSION_NOT_FOUND."""
         async with self._database.tenant(org_id) as connection:
             ended = await rows.reset_session(connection, UUID(org_id), UUID(session_id), clear=mode == "clear_history")
+            if ended is not None:
+                # What was said may be forgotten by it, on everybody's behalf.
+                action, details = AuditAction.SESSION_RESET, {"mode": mode}
+                await audit_as(connection, org_id, by.principal, by.origin, action, session_id, details)
         self._tell_end(org_id, session_id, ended)
 
     def wake(self, org_id: OrgId, session_id: SessionId) -> None:

@@ -31,6 +31,8 @@ Body = TypeVar("Body")
 
 BODY_MAX_BYTES = 1024 * 1024
 REQUEST_ID_MAX_CHARS = 128
+# What names a request in its answer, in logs, and in the audit log.
+REQUEST_ID = web.RequestKey("request_id", str)
 
 _encode = msgspec.json.Encoder().encode
 _decode_push_asked = msgspec.json.Decoder(memory_push.PushAsked).decode
@@ -190,6 +192,7 @@ async def envelope(
     """Every error of every route in the flat envelope; every answer with its request id."""
     given = request.headers.get("x-request-id", "")
     request_id = given if 0 < len(given) <= REQUEST_ID_MAX_CHARS and given.isprintable() else new_id()
+    request[REQUEST_ID] = request_id
     try:
         response = await handler(request)
     except ApiError as error:

@@ -245,10 +245,13 @@ async def retitle_session(
 
 
 async def list_events(
-    connection: asyncpg.Connection, session_id: UUID, after_seq: int, limit: int
+    connection: asyncpg.Connection, session_id: UUID, after_seq: int, limit: int, *, max_bytes: int
 ) -> list[SessionEventRow]:
-    """Events in the order of `seq`, which is the order of their commits. The caller has looked whose session it is."""
-    return [SessionEventRow(**row) for row in await connection.fetch(QUERIES.list_events, session_id, after_seq, limit)]
+    """Events in the order of `seq`, which is the order of their commits: at least one if there is any, and no more than
+    `limit`, nor than have payloads of `max_bytes` together. The caller has looked whose session it is.
+    """
+    found = await connection.fetch(QUERIES.list_events, session_id, after_seq, limit, max_bytes)
+    return [SessionEventRow(**row) for row in found]
 
 
 async def read_standing(connection: asyncpg.Connection, org_id: UUID, session_id: UUID) -> SessionStanding | None:

@@ -93,6 +93,20 @@ async def test_no_event_is_missed_or_repeated_by_clients_that_join_while_many_ar
         assert client.seqs() == list(range(after + 1, 122))
 
 
+async def test_events_larger_than_a_page_are_told_all_the_same(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_view, "PAGE_BYTES", 1)
+    session = await scene.session(owner)
+    first = await scene.joined(owner, session)
+    for _ in range(4):
+        await scene.say(owner, session)
+    late = await scene.joined(owner, session)
+    for client in (first, late):
+        await client.event(5)
+        assert client.seqs() == [1, 2, 3, 4, 5]
+
+
 async def test_a_client_that_joins_while_a_turn_runs_is_given_the_text_so_far_first(
     scene: SessionScene, owner: Caller
 ) -> None:

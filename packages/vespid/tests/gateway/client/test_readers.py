@@ -173,7 +173,8 @@ async def test_a_silent_client_is_closed_as_stale(scene: SessionScene, owner: Ca
 
 async def test_cancel_and_reset_are_carried_out(scene: SessionScene, owner: Caller) -> None:
     session = await scene.session(owner)
-    client = await scene.joined(owner, session)
+    client = await scene.client(owner, User_Agent="pages/1").open()
+    await client.join(session)
     await client.send("session_send", session, message="one")
     await client.event(2)
     await client.send("session_cancel", session)
@@ -181,4 +182,10 @@ async def test_cancel_and_reset_are_carried_out(scene: SessionScene, owner: Call
     assert error["code"] == "TURN_CANCELLED"
     before = await scene.event_count(session)
     await client.send("session_reset_agent", session, mode="clear_history")
-    await client.event(before + 1)
+    told = await client.event(before + 1)
+    assert told["payload"] == {"action": "session_reset", "mode": "clear_history"}
+    entries = (await owner.get("/v1/orgs/{org}/audit-log")).body["entries"]
+    (entry,) = [entry for entry in entries if entry["action"] == "session.reset"]
+    assert entry["actor"] == {"userId": owner.user_id, "apiKeyId": None}
+    assert (entry["objectId"], entry["details"]) == (session, {"mode": "clear_history"})
+    assert (entry["ip"], entry["userAgent"], bool(entry["requestId"])) == ("127.0.0.1", "pages/1", True)

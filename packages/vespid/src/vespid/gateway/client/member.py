@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 from prometheus_client import Counter
 
-from vespid.dispatch.callers import Principal
+from vespid.dispatch.audit import Doer
 from vespid.dispatch.conversation import Conversation
 from vespid.domain.session_message import SessionMessage
 from vespid.errors import ApiError, bad_request, not_found
@@ -63,7 +63,7 @@ class Member:
 
     def __init__(
         self,
-        principal: Principal,
+        doer: Doer,
         org_id: OrgId,
         transport: Transport,
         views: SessionViews,
@@ -75,7 +75,8 @@ class Member:
         max_frame_bytes: int,
         stale_ms: int,
     ) -> None:
-        self.principal = principal
+        self.principal = doer.principal
+        self._doer = doer
         self.org_id = org_id
         self.is_over = False
         # When its membership was last found good, monotonic ms.
@@ -241,7 +242,8 @@ class Member:
             elif isinstance(frame, SessionCancel):
                 await self._conversation.cancel(self.org_id, session_id)
             elif isinstance(frame, SessionResetAgent):
-                await self._conversation.reset(self.org_id, session_id, frame.mode or "keep_history")
+                mode = frame.mode or "keep_history"
+                await self._conversation.reset(self.org_id, session_id, mode, self._doer)
             elif session_id in self._joined:
                 self._leave(session_id)
             elif await self._views.standing(self.org_id, session_id) is None:

@@ -39,8 +39,9 @@ from vespid_protocol.ids import OrgId, ProcessId, SessionId
 
 log = structlog.get_logger("vespid.gateway.client.session_view")
 
-# Events of one read.
+# Events of one read, and the bytes of their payloads; one is read however large it is.
 PAGE = 100
+PAGE_BYTES = 1024 * 1024
 # Reads of sessions at once in this process.
 READS_AT_ONCE = 4
 AGAIN_S = 1.0
@@ -288,7 +289,7 @@ class SessionView:
             standing = await read_standing(connection, UUID(self.org_id), UUID(self.session_id))
             if standing is None or standing.event_seq <= self.seq:
                 return standing, []
-            rows = await list_events(connection, UUID(self.session_id), self.seq, PAGE)
+            rows = await list_events(connection, UUID(self.session_id), self.seq, PAGE, max_bytes=PAGE_BYTES)
         return standing, [tell(row) for row in rows if row.seq <= standing.event_seq]
 
     def _take(self, standing: SessionStanding, told: Sequence[Told]) -> None:
@@ -370,7 +371,9 @@ class SessionView:
             while not place.is_over and place.reader.is_writable and follower.seq < self.seq:
                 try:
                     async with self._desk.reads, self._desk.database.tenant(self.org_id) as connection:
-                        rows = await list_events(connection, UUID(self.session_id), follower.seq, PAGE)
+                        rows = await list_events(
+                            connection, UUID(self.session_id), follower.seq, PAGE, max_bytes=PAGE_BYTES
+                        )
                 except STORE_AWAY as error:
                     log.warning("session_unread", session_id=self.session_id, error=repr(error))
                     await asyncio.sleep(AGAIN_S)

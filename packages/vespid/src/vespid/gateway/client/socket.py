@@ -4,6 +4,7 @@ import asyncio
 
 from aiohttp import WSMsgType, web
 
+from vespid.dispatch.audit import Doer, Origin
 from vespid.dispatch.conversation import Conversation
 from vespid.errors import ApiError
 from vespid.gateway.client.admission import Admission
@@ -11,6 +12,7 @@ from vespid.gateway.client.member import Member
 from vespid.gateway.client.views import SessionViews
 from vespid.gateway.edge.transport import Transport
 from vespid.gateway.edge.wheel import Wheel
+from vespid.gateway.internal import REQUEST_ID
 from vespid.settings import GatewaySettings
 from vespid.tasks import Tasks
 from vespid_protocol.codec import HARD_LIMIT_FACTOR
@@ -55,12 +57,13 @@ class ClientSockets:
             max_msg_size=self._settings.max_frame_bytes * HARD_LIMIT_FACTOR,
             decode_text=False,
         )
+        socket.headers["x-request-id"] = request[REQUEST_ID]
         await socket.prepare(request)
         stream = request.transport
         if stream is None:
             return socket
         member = Member(
-            principal,
+            Doer(principal, _origin_of(request)),
             org_id,
             Transport(socket, stream, request.writer),
             self._views,
@@ -106,3 +109,7 @@ class ClientSockets:
             elif message.type is WSMsgType.BINARY:
                 # Frames are JSON text; a binary one is a bad frame like any other.
                 await member.receive(b"\x00")
+
+
+def _origin_of(request: web.Request) -> Origin:
+    return Origin.of(request[REQUEST_ID], request.remote, request.headers.get("User-Agent"))

@@ -17,12 +17,24 @@ select * from sessions where organization_id = $1 and ($2::uuid is null or id < 
 update sessions set title = $3, updated_at = now() where organization_id = $1 and id = $2 returning *
 
 -- name: list_events
--- seq is given in commit order within a session, so a page never misses what a later read would show below it.
+-- seq is given in commit order within a session, so a page never misses what a later read would show below it. It is
+-- walked event by event, so that what lies behind a full page is not even measured.
+with recursive page as (
+    (select e.*, 1 as number, coalesce(octet_length(e.payload::text), 0)::bigint as bytes
+     from session_events e
+     where e.session_id = $1 and e.seq > $2
+     order by e.seq
+     limit 1)
+    union all
+    select e.*, p.number + 1, p.bytes + size.bytes
+    from page p
+    join session_events e on e.session_id = $1 and e.seq = p.seq + 1
+    cross join lateral (select coalesce(octet_length(e.payload::text), 0) as bytes) size
+    where p.number < $3 and p.bytes + size.bytes <= $4
+)
 select id, organization_id, session_id, seq, turn_seq, event_type, level, idempotency_key, payload, created_at
-from session_events
-where session_id = $1 and seq > $2
+from page
 order by seq
-limit $3
 
 -- name: read_standing
 -- How far it goes, where it is pinned, and the turn that is with a host.
