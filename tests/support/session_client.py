@@ -21,6 +21,10 @@ class SessionClient:
         # Everything that came, in order.
         self.heard: list[Frame] = []
         self.close_code: int | None = None
+        # Pings of ours that were answered.
+        self.pongs: list[bytes] = []
+        # Of the upgrade's answer.
+        self.answer_headers: dict[str, str] = {}
         # It answers the gateway's pings no more.
         self.is_mute = False
         self._news = asyncio.Event()
@@ -33,6 +37,7 @@ class SessionClient:
         self._socket = await self._http.ws_connect(
             f"{self.url}/ws/client{query}", headers=self.headers, max_msg_size=0, autoping=False
         )
+        self.answer_headers = {name.lower(): value for name, value in self._socket._response.headers.items()}
         self._reading = asyncio.create_task(self._read(self._socket))
         return self
 
@@ -43,6 +48,16 @@ class SessionClient:
     async def send_text(self, text: str) -> None:
         assert self._socket is not None
         await self._socket.send_str(text)
+
+    async def send_bytes(self, data: bytes) -> None:
+        assert self._socket is not None
+        await self._socket.send_bytes(data)
+
+    async def ping(self, data: bytes) -> None:
+        """Answered when this returns."""
+        assert self._socket is not None
+        await self._socket.ping(data)
+        await self.until(lambda: data in self.pongs, "the ping is answered")
 
     async def join(self, session_id: str, after_seq: int | None = None) -> None:
         """Joined, and told so."""
@@ -126,6 +141,9 @@ class SessionClient:
             if message.type is aiohttp.WSMsgType.PING:
                 if not self.is_mute:
                     await socket.pong(message.data)
+            elif message.type is aiohttp.WSMsgType.PONG:
+                self.pongs.append(bytes(message.data))
+                self._news.set()
             elif message.type is aiohttp.WSMsgType.TEXT:
                 self.heard.append(msgspec.json.decode(message.data))
                 self._news.set()

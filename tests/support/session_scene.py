@@ -118,6 +118,14 @@ class SessionScene:
         if tell:
             self.moved(session_id)
 
+    async def restarted(self, caller: Caller, session_id: str, seq: int) -> None:
+        """The turn's host has come back, and tells the text anew."""
+        event = msgspec.json.encode([{"t": "system", "p": {"action": "turn_restarted"}}]).decode()
+        await self.fleet.ground.sql.execute(
+            "select vespid_i_tell_session($1, $2, $3, $4)", UUID(str(caller.org_id)), UUID(session_id), seq, event
+        )
+        self.moved(session_id)
+
     async def finish(
         self,
         caller: Caller,
@@ -127,6 +135,7 @@ class SessionScene:
         *,
         epoch: int = 1,
         host: str = "one",
+        tell: bool = True,
         **how: Any,
     ) -> None:
         by = await self.host(caller, host)
@@ -142,7 +151,8 @@ class SessionScene:
         }
         finished = await self.turns.finish(FinishTurn(**(fields | how)))
         assert finished.outcome == "applied", finished
-        self.moved(session_id)
+        if tell:
+            self.moved(session_id)
 
     async def lose(self, caller: Caller, session_id: str, seq: int, epoch: int = 1, host: str = "one") -> None:
         lost = await self.turns.lose(

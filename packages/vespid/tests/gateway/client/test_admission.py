@@ -8,8 +8,10 @@ import pytest
 from tests.support.control import ORIGIN, Caller
 from tests.support.session_scene import SessionScene
 
+from vespid.dispatch.callers import Callers, Principal
 from vespid.gateway.client import admission
-from vespid_protocol.ids import new_id
+from vespid.store.pool import DatabaseUnavailable
+from vespid_protocol.ids import OrgId, new_id
 
 CUT_WITHIN_S = 1.0
 # What a busy machine adds to it.
@@ -46,8 +48,21 @@ async def test_a_refusal_is_an_http_answer_before_the_upgrade(
     assert await refused(scene, bearer) == (400, "ORG_CONTEXT_REQUIRED")
     assert await refused(scene, bearer | {"X-Org-Id": "x"}) == (400, "INVALID_ORG_CONTEXT")
     assert await refused(scene, bearer, "?orgId=x") == (400, "INVALID_ORG_CONTEXT")
+    # Where both name one, the header does.
+    assert await refused(scene, bearer | {"X-Org-Id": str(stranger.org_id)}, f"?orgId={owner.org_id}") == (
+        403,
+        "ORG_ACCESS_DENIED",
+    )
     for foreign in (stranger.org_id, new_id()):
         assert await refused(scene, bearer | {"X-Org-Id": str(foreign)}) == (403, "ORG_ACCESS_DENIED")
+
+
+async def test_a_key_opens_sockets_in_its_own_organization_only(scene: SessionScene, owner: Caller) -> None:
+    key = (await owner.post("/v1/orgs/{org}/api-keys", {"name": "ci", "role": "member"})).body["value"]
+    made = await owner.post("/v1/orgs", {"name": "Another", "slug": new_id()[:8]})
+    assert made.status == 201, made.body
+    headers = {"Authorization": f"Bearer {key}", "X-Org-Id": made.body["organization"]["id"]}
+    assert await refused(scene, headers) == (403, "ORG_ACCESS_DENIED")
 
 
 async def test_a_token_a_cookie_and_a_key_open_a_socket(scene: SessionScene, owner: Caller) -> None:
@@ -60,6 +75,7 @@ async def test_a_token_a_cookie_and_a_key_open_a_socket(scene: SessionScene, own
         await client.join(session)
     client = await scene.client(owner, X_Org_Id="").open(f"?orgId={str(owner.org_id).upper()}")
     await client.join(session)
+    assert client.answer_headers["x-request-id"]
 
 
 @pytest.mark.promise("P5")
@@ -151,6 +167,26 @@ async def test_who_is_removed_while_the_socket_opens_is_cut_off(
     assert await client.closed() == 4403
 
 
+async def test_who_cannot_be_judged_at_once_is_judged_again(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = await scene.control.join(owner)
+    client = await scene.client(member).open()
+    await client.settled()
+    may_stay, asked = Callers.may_stay, []
+
+    async def postponed(self: Callers, principal: Principal, org_id: OrgId) -> bool:
+        asked.append(principal)
+        if len(asked) == 1:
+            raise DatabaseUnavailable("not now")
+        return await may_stay(self, principal, org_id)
+
+    monkeypatch.setattr(Callers, "may_stay", postponed)
+    assert (await owner.delete(f"/v1/orgs/{{org}}/members/{member.user_id}")).status == 200
+    assert await client.closed() == 4403
+    assert len(asked) == 2
+
+
 async def test_a_login_that_ran_out_is_found_without_any_news(
     scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +209,25 @@ async def test_one_person_has_so_many_sockets_and_no_more(
     await scene.client(stranger).open()
     await first.drop()
     await scene.client(owner).open()
+
+
+@pytest.mark.promise("P12")
+async def test_a_socket_that_opens_while_its_gateway_stops_is_sent_elsewhere(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = await scene.gateway()
+    clients = going.service._clients
+    assert clients is not None
+    admit = admission.Admission.admit
+
+    async def meanwhile(self: admission.Admission, request: Any) -> Any:
+        admitted = await admit(self, request)
+        await clients.drain()
+        return admitted
+
+    monkeypatch.setattr(admission.Admission, "admit", meanwhile)
+    client = await scene.client(owner, going).open()
+    assert await client.closed() == 1001
 
 
 @pytest.mark.promise("P12")

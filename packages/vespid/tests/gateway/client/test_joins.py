@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.support.control import Caller
@@ -15,6 +17,7 @@ from vespid.gateway.client import session_view, views
 async def test_a_join_replays_behind_after_seq_and_by_default_the_last(
     scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert views.LAST_EVENTS == 200
     monkeypatch.setattr(views, "LAST_EVENTS", 3)
     session = await scene.session(owner)
     for _ in range(5):
@@ -208,3 +211,70 @@ async def test_with_redis_emptied_or_away_clients_see_everything_a_little_later(
     await scene.lease(owner, session, seq)
     await scene.tool(owner, session, seq, "tool_call", tell=False)
     await client.event(seq + 1)
+
+
+async def test_while_publications_are_not_heard_sessions_are_looked_at_often(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "LOOK_ANYWAY_S", 1e9)
+    session = await scene.session(owner)
+    client = await scene.joined(owner, session)
+    await client.event(1)
+    fanout = scene.edge.service.house.fanout
+    await fanout.stop()
+    assert not fanout.connected
+    for _ in range(2):
+        seq = await scene.say(owner, session)
+        await client.event(seq)
+
+
+async def test_what_is_committed_while_the_first_client_joins_is_found(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "LOOK_ANYWAY_S", 1e9)
+    session = await scene.session(owner)
+    fanout = scene.edge.service.house.fanout
+    subscribe, about_to, go_on = fanout.subscribe, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*what: Any) -> Any:
+        about_to.set()
+        await go_on.wait()
+        return await subscribe(*what)
+
+    monkeypatch.setattr(fanout, "subscribe", slowly)
+    client = await scene.joined(owner, session)
+    await about_to.wait()
+    seq = await scene.say(owner, session)
+    go_on.set()
+    await client.event(seq)
+
+
+async def test_a_join_brings_news_to_those_who_were_there(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "LOOK_ANYWAY_S", 1e9)
+    session = await scene.session(owner)
+    first = await scene.joined(owner, session)
+    seq = await scene.say(owner, session)
+    await scene.lease(owner, session, seq)
+    await first.event(seq)
+    await first.next("session_state", 2)
+    # Nobody is told.
+    await scene.tool(owner, session, seq, "tool_call", tell=False)
+    late = await scene.joined(owner, session)
+    for client in (first, late):
+        await client.event(seq + 1)
+        assert client.seqs() == list(range(1, seq + 2))
+
+
+async def test_a_session_that_is_no_more_is_left(scene: SessionScene, owner: Caller) -> None:
+    session = await scene.session(owner)
+    client = await scene.joined(owner, session)
+    await client.event(1)
+    await scene.fleet.ground.sql.execute("delete from sessions where id = $1", UUID(session))
+    scene.moved(session)
+    error = await client.next("session_error")
+    assert (error["sessionId"], error["code"]) == (session, "SESSION_NOT_FOUND")
+    clients = scene.edge.service._clients
+    assert clients is not None
+    assert len(clients.views) == 0

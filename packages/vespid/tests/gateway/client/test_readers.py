@@ -75,6 +75,32 @@ async def test_a_reader_that_stopped_is_closed_and_joins_again_where_it_was(
         assert seen + again.seqs() == list(range(1, last + 1))
 
 
+async def test_text_that_is_not_read_counts_too(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "BEHIND_S", 60.0)
+    monkeypatch.setattr(member, "BEHIND_BYTES", 100_000)
+    session = await scene.session(owner)
+    seq = await scene.say(owner, session)
+    await scene.lease(owner, session, seq)
+    clients = scene.edge.service._clients
+    assert clients is not None
+    async with narrow_http() as http:
+        slow = await scene.client(owner, http=http).open()
+        await slow.join(session)
+        await slow.event(seq)
+        quick = await scene.joined(owner, session)
+        slow.stop_reading()
+        length = deltas = 0
+        async with asyncio.timeout(60):
+            while len(clients.sockets) == 2:
+                scene.delta(session, seq, length, "x" * 50_000)
+                length, deltas = length + 50_000, deltas + 1
+                await quick.next("agent_delta", deltas)
+        slow.read_on()
+        assert await slow.closed() == 1013
+
+
 @pytest.mark.promise("P10")
 async def test_odd_frames_are_refused_by_name_and_the_socket_lives(scene: SessionScene, owner: Caller) -> None:
     session = await scene.session(owner)
@@ -99,6 +125,14 @@ async def test_odd_frames_are_refused_by_name_and_the_socket_lives(scene: Sessio
         assert error["message"].startswith(f"{field}: "), text[:80]
     await client.send_text('{"type":"session_send","sessionId":"' + session + '","message":"a\\u0000b\\ud800"}')
     assert (await client.event(2))["payload"] == {"message": "a\ufffdb\ufffd", "attachments": []}
+
+
+@pytest.mark.promise("P10")
+async def test_a_binary_frame_is_a_bad_one_and_a_ping_is_answered(scene: SessionScene, owner: Caller) -> None:
+    client = await scene.client(owner).open()
+    await client.send_bytes(b'{"type":"client_hello"}')
+    assert (await client.next("session_error"))["code"] == "BAD_REQUEST"
+    await client.ping(b"there?")
 
 
 @pytest.mark.promise("P10")

@@ -1,7 +1,13 @@
 """One turn as a joined client sees it, and what is told when it goes wrong."""
 
+import pytest
 from tests.support.control import Caller
+from tests.support.organization import until
 from tests.support.session_scene import SessionScene
+
+from vespid.dispatch import bindings
+from vespid.gateway.client import session_view
+from vespid.gateway.client.turn_text import Key
 
 
 async def test_a_turn_is_told_in_the_order_of_the_contract(scene: SessionScene, owner: Caller) -> None:
@@ -125,3 +131,111 @@ async def test_a_sender_hears_one_acknowledgement_before_the_event_and_one_for_e
     await apart.send("session_send", session, message="from afar")
     await apart.next("session_ack")
     assert apart.story() == ["ack:22"]
+
+
+async def test_after_a_restart_the_text_begins_anew_and_nothing_of_before_is_mixed_in(
+    scene: SessionScene, owner: Caller
+) -> None:
+    session = await scene.session(owner)
+    client = await scene.joined(owner, session)
+    seq = await scene.say(owner, session)
+    await scene.lease(owner, session, seq)
+    scene.delta(session, seq, 0, "Hello fr")
+    await client.next("agent_delta")
+    await scene.restarted(owner, session, seq)
+    await client.event(seq + 1)
+    scene.delta(session, seq, 0, "Hel")
+    scene.delta(session, seq, 3, "lo, you")
+    await client.next("agent_delta", 3)
+    assert client.story()[-4:] == ["+Hello fr", f"{seq + 1}:turn_restarted", "+Hel", "+lo, you"]
+
+
+async def test_who_has_the_answer_is_not_given_its_text_any_more(scene: SessionScene, owner: Caller) -> None:
+    session = await scene.session(owner)
+    first = await scene.joined(owner, session)
+    seq = await scene.say(owner, session)
+    await scene.lease(owner, session, seq)
+    scene.delta(session, seq, 0, "Hel")
+    await first.next("agent_delta")
+    # Committed, and this gateway has not heard of it.
+    await scene.finish(owner, session, seq, "Hello", tell=False)
+    late = await scene.joined(owner, session, after_seq=seq + 1)
+    await first.event(seq + 1)
+    await late.settled()
+    assert late.count("agent_delta") == 0
+
+
+async def test_text_of_a_turn_that_is_over_has_nothing_looked_up(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await scene.session(owner)
+    client = await scene.joined(owner, session)
+    seq = await scene.say(owner, session)
+    await scene.lease(owner, session, seq)
+    await scene.finish(owner, session, seq)
+    await client.next("agent_final")
+    clients = scene.edge.service._clients
+    assert clients is not None
+    view = clients.views._views[session]
+    scene.delta(session, seq, 0, "late")
+    await until(lambda: view._over == Key(seq, 1), "that it is over is known")
+    looks: list[object] = []
+    look = session_view.SessionView.look
+    monkeypatch.setattr(session_view.SessionView, "look", lambda self: (looks.append(self), look(self)))
+    for offset in range(50):
+        scene.delta(session, seq, offset, "x")
+    await scene.say(owner, session)
+    await client.event(seq + 2)
+    assert len(looks) < 10
+
+
+async def test_a_message_over_the_socket_is_the_message_that_http_knows(scene: SessionScene, owner: Caller) -> None:
+    session = await scene.session(owner)
+    client = await scene.joined(owner, session)
+    attachments = [{"name": "a", "mimeType": "text/plain", "contentText": "x", "metadata": {"n": 1}}]
+    fields = {"message": "\U0001f600" * 50_000, "attachments": attachments, "idempotencyKey": "k"}
+    await client.send("session_send", session, **fields)
+    told = await client.event(2)
+    assert told["payload"] == {"message": fields["message"], "attachments": attachments}
+    (event,) = (await owner.get(f"/v1/orgs/{{org}}/sessions/{session}/events?afterSeq=1")).body["events"]
+    assert (event["payload"], event["idempotencyKey"]) == (told["payload"], "k")
+    path = f"/v1/orgs/{{org}}/sessions/{session}/messages"
+    repeated = await owner.post(path, fields)
+    assert (repeated.status, repeated.body) == (202, {"accepted": True, "event": event})
+    await client.send("session_send", session, message="another", idempotencyKey="k")
+    assert (await client.next("session_error"))["code"] == "CONFLICT"
+    assert await scene.event_count(session) == 2
+
+
+async def test_a_busy_session_refuses_over_the_socket_too(scene: SessionScene, owner: Caller) -> None:
+    session = await scene.session(owner, onMessageWhileBusy="reject")
+    client = await scene.joined(owner, session)
+    await client.send("session_send", session, message="one")
+    await client.event(2)
+    await client.send("session_send", session, message="two")
+    error = await client.next("session_error")
+    assert (error["sessionId"], error["code"]) == (session, "SESSION_BUSY")
+    assert client.count("session_ack") == 2
+    assert await scene.event_count(session) == 2
+
+
+async def test_a_gateway_routes_by_a_change_of_bindings_once_it_has_read_the_feed(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only the feed tells it.
+    monkeypatch.setattr(bindings, "KEPT_S", 1e9)
+    session = await scene.session(owner)
+    client = await scene.joined(owner, session)
+    await client.send("session_send", session, message="one")
+    await client.event(2)
+    body = {"agentId": "support", "dimension": "default"}
+    assert (await owner.post("/v1/orgs/{org}/agent-bindings", body)).status == 201
+
+    async def handed_over() -> bool:
+        await client.send("session_send", session, message="more")
+        await client.next("session_ack", client.count("session_ack") + 1)
+        return "agent_handoff" in [event["eventType"] for event in client.of("session_event_v2")]
+
+    await until(handed_over, "the gateway has read the feed")
+    states = client.of("session_state")
+    assert [state["routedAgentId"] for state in states] == [None, "support"]
