@@ -126,6 +126,15 @@ async def test_fields_at_fault_are_named(owner: Caller, body: dict[str, object],
     assert set(answer.body["details"]["fieldErrors"]) == fields
 
 
+@pytest.mark.parametrize("letter", ["é", "漢", "\U0001f600"])
+async def test_a_message_is_measured_in_characters(owner: Caller, letter: str) -> None:
+    path = await begin(owner)
+    most = await owner.post(f"{path}/messages", {"message": letter * 50_000})
+    assert (most.status, most.body["event"]["payload"]["message"]) == (202, letter * 50_000)
+    more = await owner.post(f"{path}/messages", {"message": letter * 50_001})
+    assert (more.status, set(more.body["details"]["fieldErrors"])) == (400, {"message"})
+
+
 async def test_only_a_message_may_be_larger_than_a_megabyte(owner: Caller) -> None:
     path = await begin(owner)
     text = {"name": "a", "mimeType": "text/plain", "contentText": "x" * 100_000}

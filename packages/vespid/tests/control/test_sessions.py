@@ -273,6 +273,32 @@ async def test_a_page_of_large_events_ends_early_and_says_that_there_are_more(
     assert pages == [[1, 2], [3], [4, 5]]
 
 
+async def test_a_cursor_of_another_list_or_of_none_is_refused(owner: Caller) -> None:
+    made = [await begin(owner, scope="per-peer", peer=peer) for peer in "ab"]
+    events = f"{S}/{made[0]['id']}/events"
+    assert (await owner.post(f"{S}/{made[0]['id']}/messages", {"message": "hi"})).status == 202
+    by_id = (await owner.get(f"{S}?limit=1")).body["nextCursor"]
+    by_seq = (await owner.get(f"{events}?limit=1")).body["nextCursor"]
+    for path, foreign in ((S, by_seq), ("/v1/orgs/{org}/agent-bindings", by_seq), (events, by_id)):
+        for cursor in (foreign, "nonsense", "", "%00", "x" * 300):
+            answer = await owner.get(f"{path}?cursor={cursor}")
+            assert (answer.status, answer.code) == (400, "BAD_REQUEST"), (path, cursor)
+            assert set(answer.body["details"]["fieldErrors"]) == {"cursor"}
+    for after in ("-1", "x", str(2**63)):
+        assert (await owner.get(f"{events}?afterSeq={after}")).status == 400
+    assert (await owner.get(f"{events}?afterSeq={2**62}")).body == {"events": [], "nextCursor": None}
+
+
+async def test_unknown_keys_are_ignored(owner: Caller) -> None:
+    session = await begin(owner, nobodyKnows=1, engine={"id": "vespid.echo.v1", "more": 1}, tools={"allow": [], "x": 1})
+    path = f"{S}/{session['id']}"
+    attachment = {"name": "a", "mimeType": "b", "more": 1}
+    answer = await owner.post(f"{path}/messages", {"message": "hi", "attachments": [attachment], "more": 1})
+    assert answer.body["event"]["payload"] == {"message": "hi", "attachments": [{"name": "a", "mimeType": "b"}]}
+    assert (await owner.post(f"{path}/cancel", {"more": 1})).status == 200
+    assert (await owner.post(f"{path}/reset", {"more": 1})).status == 200
+
+
 @pytest.mark.promise("P5")
 async def test_a_foreign_session_is_not_there(owner: Caller, stranger: Caller) -> None:
     session = await begin(owner)

@@ -105,7 +105,11 @@ async def test_text_that_is_not_read_counts_too(
 async def test_odd_frames_are_refused_by_name_and_the_socket_lives(scene: SessionScene, owner: Caller) -> None:
     session = await scene.session(owner)
     client = await scene.joined(owner, session)
+    unknown = member.FRAMES_ODD.labels("unknown_frame")._value.get()
     await client.send("no_such_frame", session, x=1)
+    await client.settled()
+    assert member.FRAMES_ODD.labels("unknown_frame")._value.get() == unknown + 1
+    client.heard.clear()
     odd = [
         ("nonsense", "$"),
         ("[]", "$"),
