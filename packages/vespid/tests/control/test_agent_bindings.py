@@ -7,6 +7,7 @@ from tests.support.control import Caller, Control, api_settings
 from tests.support.organization import until
 
 from vespid.control.app import ControlPlane
+from vespid.dispatch.feed import ControlFeed
 
 B = "/v1/orgs/{org}/agent-bindings"
 S = "/v1/orgs/{org}/sessions"
@@ -137,6 +138,21 @@ async def test_a_message_hands_the_session_over_when_bindings_have_changed(owner
     assert [event["eventType"] for event in (await say(owner, session))[4:]] == ["user_message"]
     assert (await owner.delete(f"{B}/{binding}")).status == 200
     assert (await say(owner, session))[5]["payload"] == {"from": "support", "to": None}
+
+
+async def test_the_process_that_changed_a_binding_routes_by_it_at_once(
+    owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is heard of the feed.
+    monkeypatch.setattr(ControlFeed, "_tell", lambda *_: None)
+    session = await begin(owner)
+    await say(owner, session)
+    binding = await bind(owner, "support", "default")
+    assert [event["payload"] for event in (await say(owner, session))[2:3]] == [{"from": None, "to": "support"}]
+    assert (await owner.call("PATCH", f"{B}/{binding}", {"agentId": "sales"})).status == 200
+    assert (await say(owner, session))[4]["payload"] == {"from": "support", "to": "sales"}
+    assert (await owner.delete(f"{B}/{binding}")).status == 200
+    assert (await say(owner, session))[6]["payload"] == {"from": "sales", "to": None}
 
 
 async def test_another_process_routes_by_a_change_once_it_has_read_the_feed(
