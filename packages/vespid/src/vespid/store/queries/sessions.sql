@@ -17,23 +17,25 @@ select * from sessions where organization_id = $1 and ($2::uuid is null or id < 
 update sessions set title = $3, updated_at = now() where organization_id = $1 and id = $2 returning *
 
 -- name: list_events
--- seq is given in commit order within a session, so a page never misses what a later read would show below it. It is
--- walked event by event, so that what lies behind a full page is not even measured.
+-- seq is given in commit order within a session, so a page never misses what a later read would show below it. Where the
+-- page ends is found event by event, so that what lies behind a full one is not even measured.
 with recursive page as (
-    (select e.*, 1 as number, coalesce(octet_length(e.payload::text), 0)::bigint as bytes
-     from session_events e
-     where e.session_id = $1 and e.seq > $2
-     order by e.seq
-     limit 1)
+    select $2::bigint as seq, 0 as number, 0::bigint as bytes
     union all
-    select e.*, p.number + 1, p.bytes + size.bytes
+    select e.seq, p.number + 1, p.bytes + e.bytes
     from page p
-    join session_events e on e.session_id = $1 and e.seq = p.seq + 1
-    cross join lateral (select coalesce(octet_length(e.payload::text), 0) as bytes) size
-    where p.number < $3 and p.bytes + size.bytes <= $4
+    cross join lateral (
+        select next.seq, coalesce(octet_length(next.payload::text), 0) as bytes
+        from session_events next
+        where next.session_id = $1 and next.seq > p.seq
+        order by next.seq
+        limit 1
+    ) e
+    where p.number < $3 and (p.number = 0 or p.bytes + e.bytes <= $4)
 )
 select id, organization_id, session_id, seq, turn_seq, event_type, level, idempotency_key, payload, created_at
-from page
+from session_events
+where session_id = $1 and seq > $2 and seq <= (select max(seq) from page)
 order by seq
 
 -- name: read_standing
