@@ -150,6 +150,31 @@ async def test_after_a_restart_the_text_begins_anew_and_nothing_of_before_is_mix
     assert client.story()[-4:] == ["+Hello fr", f"{seq + 1}:turn_restarted", "+Hel", "+lo, you"]
 
 
+async def test_text_waits_until_the_events_before_it_were_read_page_by_page(
+    scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_view, "PAGE", 1)
+    session = await scene.session(owner)
+    client = await scene.joined(owner, session)
+    await client.event(1)
+    with monkeypatch.context() as deaf:
+        deaf.setattr(session_view.SessionView, "look", lambda _: None)
+        for _ in range(2):
+            await scene.say(owner, session)
+        await scene.lease(owner, session, 2)
+        await scene.finish(owner, session, 2, "done")
+        await scene.lease(owner, session, 3)
+        clients = scene.edge.service._clients
+        assert clients is not None
+        text = clients.views._views[session]._text
+        scene.delta(session, 3, 0, "Hi")
+        await until(lambda: text.length == 2, "the text is heard")
+    scene.moved(session)
+    await client.next("agent_delta")
+    story = ["2:user_message", "3:user_message", "4:agent_final", "agent_final", "+Hi"]
+    assert [word for word in client.story() if word in story] == story
+
+
 async def test_who_has_the_answer_is_not_given_its_text_any_more(scene: SessionScene, owner: Caller) -> None:
     session = await scene.session(owner)
     first = await scene.joined(owner, session)
