@@ -46,8 +46,9 @@ class SessionScene:
         return await self.fleet.gateway(auth_token_secret=secret, web_base_url=(ORIGIN,), role="edge", **settings)
 
     def client(self, caller: Caller, gateway: Gateway | None = None, http: Any = None, **headers: str) -> SessionClient:
-        sent = {"Authorization": f"Bearer {caller.token}", "X-Org-Id": str(caller.org_id)} | headers
-        sent = {name.replace("_", "-"): value for name, value in sent.items() if value}
+        sent = {"Authorization": f"Bearer {caller.token}", "X-Org-Id": str(caller.org_id)}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {name: value for name, value in sent.items() if value}
         client = SessionClient(http or self.control.http, (gateway or self.edge).url, **sent)
         self._clients.append(client)
         return client

@@ -52,6 +52,12 @@ async def test_one_socket_joins_several_sessions_and_leaves_them(scene: SessionS
     # The second join of a session begins where it says.
     await client.join(second, after_seq=2)
     await client.until(lambda: client.seqs(second) == [1, 2, 3, 3], "told from there")
+    # And it is joined once.
+    await scene.say(owner, second)
+    await client.event(4, second)
+    await scene.say(owner, second)
+    await client.event(5, second)
+    assert client.seqs(second) == [1, 2, 3, 3, 4, 5]
 
 
 async def test_a_view_ends_with_its_last_client(scene: SessionScene, owner: Caller) -> None:
