@@ -1,6 +1,6 @@
 """Agent bindings: which agent of the organization which sessions are routed to. What they mean is in `domain.binding`.
 
-Members may look; owners and admins change them. A session is routed when it is made and again with each message.
+Any member may look at them and change them (`api.md` §6). A session is routed when it is made and again with each message.
 """
 
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from vespid.bus.channels import FEED
 from vespid.bus.messages import FeedHint, encode
 from vespid.control.audit import AuditAction, audit
 from vespid.control.body import fields_invalid
-from vespid.control.context import TenantContext, org_admin, org_member, row_id
+from vespid.control.context import TenantContext, org_member, row_id
 from vespid.control.deps import Deps
 from vespid.control.idempotency import IDEMPOTENT, Once
 from vespid.control.openapi import errors
@@ -104,7 +104,7 @@ async def list_bindings(tenant: NamedDependency[TenantContext], page: NamedDepen
 
 @post(
     "/v1/orgs/{org_id:str}/agent-bindings",
-    guards=[org_admin],
+    guards=[org_member],
     opt=IDEMPOTENT,
     responses=errors(409),
     operation_id="createAgentBinding",
@@ -146,7 +146,7 @@ async def create_binding(
 
 @patch(
     "/v1/orgs/{org_id:str}/agent-bindings/{binding_id:str}",
-    guards=[org_admin],
+    guards=[org_member],
     operation_id="changeAgentBinding",
     tags=["sessions"],
 )
@@ -170,7 +170,7 @@ async def change_binding(
 
 @delete(
     "/v1/orgs/{org_id:str}/agent-bindings/{binding_id:str}",
-    guards=[org_admin],
+    guards=[org_member],
     status_code=200,
     operation_id="deleteAgentBinding",
     tags=["sessions"],
