@@ -1,6 +1,6 @@
 """Agent bindings: which agent of the organization which sessions are routed to. What they mean is in `domain.binding`.
 
-Any member may look at them and change them (`api.md` §6). A session is routed when it is made and again with each message.
+Any member may look at them and change them (`api.md` §6). A session is routed when it is made, and with each message.
 """
 
 from typing import Annotated, Any
