@@ -8,13 +8,17 @@ import msgspec
 _encode = msgspec.json.Encoder().encode
 
 
-class _Frame(msgspec.Struct, rename="camel"):
+class Heard(msgspec.Struct, rename="camel"):
+    """As much of a frame as answering it takes."""
+
     type: str
     request_id: str = ""
     lease_epoch: int = 0
+    session_id: str = ""
+    more: bool = False
 
 
-_decode = msgspec.json.Decoder(_Frame).decode
+_decode = msgspec.json.Decoder(Heard).decode
 
 
 class Executor:
@@ -43,7 +47,7 @@ class Executor:
             "openSessions": [],
             "capabilities": {"maxInFlight": max_in_flight},
         }
-        await self._socket.send_str(_encode(hello).decode())
+        await self.send(hello)
         self._reading = asyncio.create_task(self._read())
         await self.welcomed.wait()
 
@@ -53,18 +57,26 @@ class Executor:
         if self._reading is not None:
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def _read(self) -> None:
+    async def send(self, frame: dict[str, object]) -> None:
         assert self._socket is not None
-        async for message in self._socket:
-            frame = _decode(message.data)
-            if frame.type == "execute":
-                result = {
+        await self._socket.send_str(_encode(frame).decode())
+
+    async def hear(self, frame: Heard) -> None:
+        """One frame of the gateway."""
+        if frame.type == "execute":
+            await self.send(
+                {
                     "type": "execute_result",
                     "requestId": frame.request_id,
                     "leaseEpoch": frame.lease_epoch,
                     "status": "succeeded",
                     "output": {"accepted": True, "nodeId": "n"},
                 }
-                await self._socket.send_str(_encode(result).decode())
-            elif frame.type == "welcome":
-                self.welcomed.set()
+            )
+        elif frame.type == "welcome":
+            self.welcomed.set()
+
+    async def _read(self) -> None:
+        assert self._socket is not None
+        async for message in self._socket:
+            await self.hear(_decode(message.data))

@@ -13,6 +13,7 @@ from tests.bench.floors import Floors
 from tests.bench.installation import Installation
 from tests.bench.report import Figure, figure
 from tests.bench.sandbox import sandbox
+from tests.bench.sessions import sessions
 from tests.bench.timing import Timing, timed
 
 from vespid.bus.capacity import RedisCapacity
@@ -194,6 +195,7 @@ FIGURES: dict[str, Any] = {
     "workflow": workflow,
     "selection": selection,
     "idle": idle,
+    "sessions": sessions,
     "sandbox": sandbox,
 }
 

@@ -5,9 +5,10 @@ answers; POST /all asks the socket at /ws, waits for its echo, commits one row (
 """
 
 import asyncio
+import contextlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 from tests.bench.installation import Installation
-from tests.bench.timing import Timing, timed
+from tests.bench.timing import Call, Timing, timed
 
 from vespid.local.valkey import free_port
 from vespid.store.group import GroupCommit
@@ -67,17 +68,22 @@ class Floors:
     async def http(self, *, at_once: int, count: int) -> Timing:
         return await timed(lambda: self._post("/bare"), at_once=at_once, count=count)
 
-    async def echo(self, *, count: int) -> Timing:
-        """One text frame there and back, one at a time."""
+    @contextlib.asynccontextmanager
+    async def echoing(self) -> AsyncIterator[Call]:
+        """A call that sends one text frame there and back."""
         socket = await self._installation.http.ws_connect(f"ws://127.0.0.1:{self._port}/echo")
 
         async def there_and_back() -> None:
             await socket.send_str('{"type":"ping","ts":1}')
             await socket.receive()
 
-        timing = await timed(there_and_back, at_once=1, count=count)
+        yield there_and_back
         await socket.close()
-        return timing
+
+    async def echo(self, *, count: int) -> Timing:
+        """One text frame there and back, one at a time."""
+        async with self.echoing() as there_and_back:
+            return await timed(there_and_back, at_once=1, count=count)
 
     async def commits(self, *, connections: int, count: int) -> Timing:
         """Single-row inserts in autocommit, each connection one at a time."""

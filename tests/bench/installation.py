@@ -96,12 +96,16 @@ class Installation:
 
     async def executor(self, count: int = 1) -> list[Executor]:
         """Paired executors, not connected yet."""
-        found = []
-        for _ in range(count):
-            token = (await self.call("POST", f"/v1/orgs/{self.org_id}/agents/pairing-tokens"))["token"]
-            paired = await self.call("POST", "/v1/agents/pair", {"pairingToken": token, "name": "bench"})
-            found.append(Executor(f"ws://127.0.0.1:{self.gateway_port}/ws/executor", paired["agentToken"]))
-        return found
+        return [Executor(self.executor_url, await self.pair()) for _ in range(count)]
+
+    @property
+    def executor_url(self) -> str:
+        return f"ws://127.0.0.1:{self.gateway_port}/ws/executor"
+
+    async def pair(self) -> str:
+        """The token of a new agent."""
+        token = (await self.call("POST", f"/v1/orgs/{self.org_id}/agents/pairing-tokens"))["token"]
+        return str((await self.call("POST", "/v1/agents/pair", {"pairingToken": token, "name": "bench"}))["agentToken"])
 
     async def call(self, method: str, path: str, body: object = None) -> Any:
         async with self.http.request(method, self.api + path, json=body, headers=self.headers) as answer:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
@@ -16,6 +16,10 @@ class Timing:
     p50_ms: float
     p99_ms: float
     per_s: float
+
+    @classmethod
+    def of(cls, took_ms: Sequence[float], seconds: float) -> "Timing":
+        return cls(median(took_ms), quantiles(took_ms, n=100)[98], len(took_ms) / seconds)
 
 
 async def timed(call: Call, *, at_once: int, count: int, warm_up: int = 50) -> Timing:
@@ -35,4 +39,4 @@ async def timed(call: Call, *, at_once: int, count: int, warm_up: int = 50) -> T
 
     begun = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(at_once)))
-    return Timing(median(took), quantiles(took, n=100)[98], count / (time.perf_counter() - begun))
+    return Timing.of(took, time.perf_counter() - begun)
