@@ -1,6 +1,7 @@
 """The least that an executor can be: it answers every `execute` at once, so that the server is what is measured."""
 
 import asyncio
+from collections.abc import Mapping
 
 import aiohttp
 import msgspec
@@ -57,7 +58,7 @@ class Executor:
         if self._reading is not None:
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def send(self, frame: dict[str, object]) -> None:
+    async def send(self, frame: Mapping[str, object]) -> None:
         assert self._socket is not None
         await self._socket.send_str(_encode(frame).decode())
 

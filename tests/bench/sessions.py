@@ -8,6 +8,7 @@ the 500 are in the bench's own process: what they cost is in the floor as it is 
 import asyncio
 import contextlib
 import os
+import socket
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +21,6 @@ from tests.bench.installation import Installation
 from tests.bench.report import Figure, figure
 from tests.bench.talks import Client, Host, Talk
 from tests.bench.timing import Call, Timing
-from tests.support.session_client import narrow_http
 
 ROUNDS = 3
 HOSTS = 5
@@ -36,7 +36,7 @@ TURNS = 60
 DELTAS = 300
 # What a reader that has stopped is given, so that nothing more fits between it and the gateway.
 FLOOD_PIECE = "x" * 32_768
-FLOOD_PIECES = 20
+FLOOD_PIECES = 28
 WITHIN_S = 20.0
 
 
@@ -76,7 +76,7 @@ async def sessions(at: Installation, floors: Floors) -> dict[str, Figure]:
             async with crowd.streaming():
                 many.append(await _sample(probe, streaming, echo))
                 cpu.append((await _cpu_s_per_s(at.server_pid) - quiet) / DELTAS_PER_S)
-                async with stage.stopped_reader(crowd, [streaming]):
+                async with stage.stopped_reader(crowd, streaming):
                     stopped.append(await _sample(probe, streaming, echo))
     commit = statistics.median(commits)
     return (
@@ -209,6 +209,7 @@ class _Stage:
         self._hosts: list[Host] = []
         self._clients: list[Client] = []
         self._talks: dict[str, Talk] = {}
+        self._floods = 0
 
     async def __aenter__(self) -> "_Stage":
         for _ in range(HOSTS):
@@ -218,13 +219,15 @@ class _Stage:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for end in (*self._clients, *self._hosts):
-            await end.close()
+        for client in self._clients:
+            await client.close()
+        for host in self._hosts:
+            await host.close()
         await self._http.close()
 
     async def talks(self, count: int) -> list[Talk]:
         """New sessions, joined by clients that have at most TALKS_PER_CLIENT each."""
-        made = []
+        made: list[Talk] = []
         while len(made) < count:
             client = await self._client(self._http)
             for _ in range(min(TALKS_PER_CLIENT, count - len(made))):
@@ -242,16 +245,22 @@ class _Stage:
         return _Crowd(talks)
 
     @contextlib.asynccontextmanager
-    async def stopped_reader(self, crowd: _Crowd, besides: list[Talk]) -> AsyncIterator[None]:
-        """A client that has joined many of these sessions, and reads no more while this lasts."""
-        async with narrow_http() as http:
+    async def stopped_reader(self, crowd: _Crowd, streaming: Talk) -> AsyncIterator[None]:
+        """A client that has joined many sessions, `streaming` among them, and reads no more while this lasts."""
+        async with _narrow_http() as http:
             client = await self._client(http)
-            for talk in (*besides, *crowd.talks[:TALKS_PER_CLIENT]):
+            own = client.talk(streaming.session_id)
+            await own.join()
+            for talk in crowd.talks[:TALKS_PER_CLIENT]:
                 await client.talk(talk.session_id).join()
             client.stop_reading()
+            # Another one each time: so much text and no more is relayed of one turn.
+            self._floods += 1
             for _ in range(FLOOD_PIECES):
-                await crowd.talks[0].delta(FLOOD_PIECE)
+                await crowd.talks[self._floods].delta(FLOOD_PIECE)
             yield
+            if (given := await client.catch_up(own)) >= DELTAS:
+                raise RuntimeError(f"the reader that had stopped was given {given} deltas, piece by piece")
             await client.close()
             self._clients.remove(client)
 
@@ -268,6 +277,19 @@ class _Stage:
 
     def _turn_came(self, host: Host, turn: Heard) -> None:
         self._talks[turn.session_id].turn_came(host, turn)
+
+
+def _narrow_http() -> aiohttp.ClientSession:
+    """For clients that do not read: the systems at both ends keep little for them."""
+
+    def make(address: aiohttp.AddrInfoType) -> socket.socket:
+        made = socket.socket(address[0], address[1], address[2])
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        # The sender's buffer grows with its segments, and those of loopback are 64 KiB.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
+        return made
+
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=make))
 
 
 def _figures(suffix: str, samples: list[Sample], commit: float) -> dict[str, Figure]:

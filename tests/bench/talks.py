@@ -55,6 +55,8 @@ class Talk:
         # Who has its turn, and which.
         self.host: Host | None = None
         self.turn: Heard | None = None
+        # Deltas that its client was given.
+        self.deltas = 0
         self._awaited: dict[str, asyncio.Future[float]] = {}
 
     def awaited(self, what: str) -> asyncio.Future[float]:
@@ -63,6 +65,7 @@ class Talk:
         return future
 
     def came(self, what: str) -> None:
+        self.deltas += what == "agent_delta"
         future = self._awaited.pop(what, None)
         if future is not None and not future.done():
             future.set_result(time.perf_counter())
@@ -103,9 +106,6 @@ class Client:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.talks: dict[str, Talk] = {}
-        # Deltas that it was given.
-        self.deltas = 0
-        self.close_code: int | None = None
         self._socket = socket
         self._reads = asyncio.Event()
         self._reads.set()
@@ -119,7 +119,20 @@ class Client:
         await self._socket.send_str(_encode({"type": kind, "sessionId": session_id, **fields}).decode())
 
     def stop_reading(self) -> None:
+        for talk in self.talks.values():
+            talk.deltas = 0
         self._reads.clear()
+
+    async def catch_up(self, talk: Talk) -> int:
+        """Read again, all that was kept; answers how many deltas of that talk it was given since it stopped.
+
+        The gateway may have closed it meanwhile.
+        """
+        self._reads.set()
+        joined = asyncio.create_task(talk.join())
+        await asyncio.wait((joined, self._reading), return_when=asyncio.FIRST_COMPLETED)
+        joined.cancel()
+        return talk.deltas
 
     async def close(self) -> None:
         self._reads.set()
@@ -130,11 +143,8 @@ class Client:
         async for message in self._socket:
             frame = _decode(message.data)
             talk = self.talks.get(frame.session_id)
-            if frame.type == "agent_delta":
-                self.deltas += 1
-            elif frame.type == "session_error":
+            if frame.type == "session_error":
                 raise RuntimeError(f"a client was refused: {frame.code}")
             if talk is not None:
                 talk.came("joined" if frame.type == "session_ack" and not frame.user_event_seq else frame.type)
             await self._reads.wait()
-        self.close_code = self._socket.close_code

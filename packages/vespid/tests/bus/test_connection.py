@@ -55,6 +55,14 @@ async def test_concurrent_calls_get_their_own_replies(connection: Connection) ->
     assert replies == [f"m{i}".encode() for i in range(500)]
 
 
+async def test_of_commands_sent_together_the_last_reply_is_answered_and_later_calls_get_theirs(
+    connection: Connection,
+) -> None:
+    each = connection.call_each([("ECHO", "a"), ("NO-SUCH-COMMAND",), ("ECHO", "c")])
+    replies = await asyncio.gather(each, connection.call("ECHO", "d"))
+    assert replies == [b"c", b"d"]
+
+
 def test_works_on_uvloop(redis_url: str) -> None:
     async def main() -> object:
         connection = Connection(redis_url)

@@ -18,9 +18,12 @@ from vespid.bus import session_news
 from vespid.bus.channels import EDGES, session_channel
 from vespid.bus.messages import CancelTurn, encode
 from vespid.bus.session_news import Delta
+from vespid.dispatch.conversation import Conversation
+from vespid.domain.session_message import SessionMessage
 from vespid.store import sessions
 from vespid.store.sessions import MessageSender
-from vespid_protocol.ids import ExecutorId, OrgId
+from vespid.store.turns import TurnStore, TurnToPlace
+from vespid_protocol.ids import ExecutorId, OrgId, SessionId, UserId, new_id
 
 ECHO = {"engines": ["vespid.echo.v1"]}
 
@@ -89,6 +92,57 @@ async def test_the_second_turn_on_a_host_is_not_opened_again(
     assert turn["message"] == "two"
     await final(scripted, turn)
     assert scripted.unread("session_open") == []
+
+
+async def test_a_message_over_this_gateways_socket_is_placed_by_it_without_another_look(
+    fleet: Fleet, gateway: Gateway, org: OrgId, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = await host(fleet, gateway, org)
+    looks = _note_looks(monkeypatch)
+    await _conversation(gateway).send(org, talk.id, UserId(new_id()), SessionMessage("hello"))
+    await final(scripted, await opened(scripted))
+    assert await answered(talk, 2)
+    assert looks == []
+
+
+@pytest.mark.promise("P8")
+async def test_an_old_word_of_what_a_turn_wants_changes_nothing(
+    fleet: Fleet, gateway: Gateway, org: OrgId, talk: Talk
+) -> None:
+    sent = await talk.send("one")
+    assert sent.wanted is not None
+    first = await host(fleet, gateway, org)
+    turn = await opened(first)
+    second = await host(fleet, gateway, org)
+    place = _conversation(gateway)._place
+    assert place is not None
+    assert place(org, talk.id, sent.wanted)
+    await final(first, turn, "once")
+    assert place(org, talk.id, sent.wanted)
+    await talk.send("two")
+    assert (await first.next("session_turn"))["message"] == "two"
+    assert [event for event in await talk.kinds() if event == "agent_final"] == ["agent_final"]
+    assert second.unread("session_turn") == []
+    assert second.unread("session_open") == []
+
+
+def _conversation(gateway: Gateway) -> Conversation:
+    clients = gateway.service._clients
+    assert clients is not None
+    return clients.sockets._conversation
+
+
+def _note_looks(monkeypatch: pytest.MonkeyPatch) -> list[SessionId]:
+    """The sessions whose turns are read, for placing, from now on."""
+    looks: list[SessionId] = []
+    look = TurnStore.look
+
+    async def noted(store: TurnStore, org_id: OrgId, session_id: SessionId) -> TurnToPlace | None:
+        looks.append(session_id)
+        return await look(store, org_id, session_id)
+
+    monkeypatch.setattr(TurnStore, "look", noted)
+    return looks
 
 
 async def test_deltas_go_to_the_channel_with_their_place_in_the_text(

@@ -13,9 +13,10 @@ from tests.support.hosted_talk import Talk
 
 from vespid.store import sessions
 from vespid.store.pool import Database
+from vespid.store.session_reads import SessionReader
 from vespid.store.sessions import MessageSender
 from vespid.store.turns import Attach, LeasedTurn, LeaseTurn, NotLeased, TurnStore
-from vespid_protocol.ids import turn_request_id
+from vespid_protocol.ids import SessionId, new_id, turn_request_id
 
 pytestmark = pytest.mark.promise("P8")
 
@@ -234,3 +235,40 @@ async def test_how_a_session_stands(talk: Talk) -> None:
     assert standing.turn is not None
     assert standing.turn.request_id == turn_request_id(talk.id, 2, 1)
     assert str(standing.pinned_executor_id) == talk.host.executor
+
+
+async def test_a_message_that_is_next_says_what_a_look_would_find(talk: Talk) -> None:
+    sent = await talk.send()
+    looked = await talk.turns.look(talk.org, talk.id)
+    assert sent.wanted is not None
+    assert looked is not None
+    # The event's time, not its turn's.
+    assert abs((sent.wanted.created_at - looked.created_at).total_seconds()) < 1
+    assert sent.wanted == msgspec.structs.replace(looked, created_at=sent.wanted.created_at)
+    assert (await talk.send()).wanted is None
+
+
+async def test_sessions_are_read_together_each_with_its_own_news(talk: Talk) -> None:
+    await talk.send("one")
+    await talk.leased(2)
+    other = Talk(talk.ground, talk.db, talk.turns, talk.sender, talk.org, talk.host)
+    await other.create(session_key="other")
+    stranger = await talk.ground.organization()
+    reader = SessionReader(talk.db, connections=1)
+    await reader.start()
+    news, quiet, foreign, nothing = await asyncio.gather(
+        reader.read(talk.org, talk.id, 1),
+        reader.read(talk.org, other.id, 1),
+        reader.read(stranger, talk.id, 0),
+        reader.read(talk.org, SessionId(new_id()), 0),
+    )
+    await reader.stop()
+    async with talk.db.tenant(talk.org) as connection:
+        standing = await sessions.read_standing(connection, UUID(talk.org), UUID(talk.id))
+        events = await sessions.list_events(connection, UUID(talk.id), 1, 10)
+    assert news is not None
+    assert (news.standing, news.events) == (standing, events)
+    assert quiet is not None
+    assert (quiet.standing.event_seq, quiet.standing.turn, quiet.events) == (1, None, [])
+    assert foreign is None
+    assert nothing is None

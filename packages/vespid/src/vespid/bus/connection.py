@@ -52,8 +52,8 @@ class _Wire(asyncio.Protocol):
         self._lost = lost
         self._reader = hiredis.Reader(notEnoughData=_MORE)
         self._transport: _Transport | None = None
-        # Futures of the commands that have not been answered, oldest first.
-        self._outstanding: deque[asyncio.Future[Reply]] = deque()
+        # Futures of the commands that have not been answered, oldest first; None: nobody asks for that reply.
+        self._outstanding: deque[asyncio.Future[Reply] | None] = deque()
         # Packed commands of this turn of the loop.
         self._gathered: list[bytes] = []
         # Replies so far, and as of the watchdog's last look: equal for STALL_S means nothing moves.
@@ -76,7 +76,7 @@ class _Wire(asyncio.Protocol):
             while (reply := reader.gets()) is not _MORE:
                 self._replies += 1
                 future = outstanding.popleft()
-                if future.done():
+                if future is None or future.done():
                     continue
                 if isinstance(reply, hiredis.ReplyError):
                     future.set_exception(BusReplyError(str(reply)))
@@ -91,13 +91,14 @@ class _Wire(asyncio.Protocol):
             self._watch.cancel()
             self._watch = None
         for future in self._outstanding:
-            if not future.done():
+            if future is not None and not future.done():
                 future.set_exception(BusUnavailable("the connection to Redis was lost before it answered"))
         self._outstanding.clear()
         self._gathered.clear()
         self._lost(error)
 
-    def send(self, packed: bytes) -> asyncio.Future[Reply]:
+    def send(self, packed: bytes, replies: int = 1) -> asyncio.Future[Reply]:
+        """Commands that have so many replies between them, of which the last is answered."""
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self._transport is None:
             future.set_exception(BusUnavailable("not connected to Redis"))
@@ -105,6 +106,7 @@ class _Wire(asyncio.Protocol):
         if not self._gathered:
             self._loop.call_soon(self.flush)
         self._gathered.append(packed)
+        self._outstanding.extend((None,) * (replies - 1))
         self._outstanding.append(future)
         if self._watch is None:
             self._watch = self._loop.call_later(WATCH_S, self._look)
@@ -170,12 +172,19 @@ class Connection:
 
     def call(self, *command: Argument) -> asyncio.Future[Reply]:
         """Send a command. The future fails with `BusUnavailable` or `BusReplyError`."""
+        return self._send(pack(command), 1)
+
+    def call_each(self, commands: Sequence[tuple[Argument, ...]]) -> asyncio.Future[Reply]:
+        """Send commands, one at least, whose replies but the last are not looked at; the future is of that one."""
+        return self._send(b"".join(map(pack, commands)), len(commands))
+
+    def _send(self, packed: bytes, replies: int) -> asyncio.Future[Reply]:
         wire = self._wire
         if wire is None:
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             future.set_exception(BusUnavailable("not connected to Redis"))
             return future
-        return wire.send(pack(command))
+        return wire.send(packed, replies)
 
     def flush(self) -> None:
         """Write now what was to go at the end of this turn of the loop: for who gathers over a turn himself."""

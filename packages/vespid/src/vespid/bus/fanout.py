@@ -8,10 +8,11 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from prometheus_client import Counter
 
-from vespid.bus.address import Address
+from vespid.bus.address import Address, Argument
 from vespid.bus.connection import CONNECT_S, RECONNECT_CAP_S, RECONNECT_FIRST_S, Connection, Log, Reply
 from vespid.bus.errors import BusError
 from vespid.bus.line import Line
@@ -40,6 +41,8 @@ class RedisFanout:
         self._confirmations: dict[bytes, asyncio.Event] = {}
         # Subscriptions asked for and not answered yet: only the last answer tells of the state we want.
         self._asked: dict[bytes, int] = {}
+        # What was published in this turn of the loop.
+        self._published: list[tuple[bytes, bytes]] = []
         self._line: Line | None = None
         self._keeper: asyncio.Task[None] | None = None
         # b"S" before the command names where the server knows sharded pub/sub.
@@ -66,11 +69,9 @@ class RedisFanout:
 
     def publish(self, channel: str, data: bytes) -> None:
         """Tell all who listen. Never waits, may be lost; a burst goes as one write."""
-        name = channel.encode()
-        if name in self._listeners:
-            asyncio.get_running_loop().call_soon(self._tell, name, data)
-        command = "SPUBLISH" if self._sharded else "PUBLISH"
-        self._connection.call(command, name, self._origin + data).add_done_callback(_count_lost)
+        if not self._published:
+            asyncio.get_running_loop().call_soon(self._tell_near)
+        self._published.append((channel.encode(), data))
 
     async def listeners(self, channel: str) -> int:
         """How many processes are connected and listen, ourselves included. Raises `BusUnavailable`."""
@@ -100,6 +101,19 @@ class RedisFanout:
             self._leave(name, hear)
 
         return leave
+
+    def _tell_near(self) -> None:
+        published, self._published = self._published, []
+        for name, data in published:
+            if name in self._listeners:
+                self._tell(name, data)
+        # Behind what the listeners here have written meanwhile: who is near need not wait for Redis to be written to.
+        asyncio.get_running_loop().call_soon(self._tell_far, published)
+
+    def _tell_far(self, published: list[tuple[bytes, bytes]]) -> None:
+        command = "SPUBLISH" if self._sharded else "PUBLISH"
+        commands: list[tuple[Argument, ...]] = [(command, name, self._origin + data) for name, data in published]
+        self._connection.call_each(commands).add_done_callback(partial(_count_lost, len(commands)))
 
     def _leave(self, name: bytes, hear: Hear) -> None:
         listeners = self._listeners.get(name, [])
@@ -173,6 +187,9 @@ class RedisFanout:
                 continue
             quiet = 0
             self._heard(push, missed)
+            # What has come along with it, without a timer for each.
+            while (more := line.parsed()) is not None:
+                self._heard(more, missed)
 
     def _heard(self, push: Reply, missed: set[bytes]) -> None:
         if not isinstance(push, list) or len(push) != 3:
@@ -202,7 +219,7 @@ class RedisFanout:
             self._tell(name, None)
 
 
-def _count_lost(call: asyncio.Future[Reply]) -> None:
+def _count_lost(count: int, call: asyncio.Future[Reply]) -> None:
     # Reading the exception is what keeps the loop from reporting it; a lost publication is expected and counted.
     if not call.cancelled() and call.exception() is not None:
-        LOST.labels("publication").inc()
+        LOST.labels("publication").inc(count)

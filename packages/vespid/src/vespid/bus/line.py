@@ -52,10 +52,15 @@ class Line:
                 self._parser.feed(data)
         except (OSError, hiredis.ProtocolError) as error:
             raise BusUnavailable(f"the connection to Redis was lost: {error}") from error
-        if isinstance(reply, hiredis.ReplyError):
-            raise BusReplyError(str(reply))
-        answer: Reply = reply
-        return answer
+        return _checked(reply)
+
+    def parsed(self) -> Reply:
+        """The next reply or push if it has arrived already, else None. Raises as `read` does."""
+        try:
+            reply = self._parser.gets()
+        except hiredis.ProtocolError as error:
+            raise BusUnavailable(f"the connection to Redis was lost: {error}") from error
+        return None if reply is _MORE else _checked(reply)
 
     async def ask(self, *command: Argument) -> Reply:
         """Send and read the reply."""
@@ -65,3 +70,9 @@ class Line:
     def close(self) -> None:
         """Drop it."""
         self._writer.close()
+
+
+def _checked(reply: object) -> Reply:
+    if isinstance(reply, hiredis.ReplyError):
+        raise BusReplyError(str(reply))
+    return reply  # type: ignore[return-value]

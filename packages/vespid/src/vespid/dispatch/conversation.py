@@ -6,7 +6,7 @@ Each verb is one commit, and then tells who should know: the session's channel (
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 from uuid import UUID
 
@@ -27,9 +27,12 @@ from vespid.store.failure import STORE_AWAY
 from vespid.store.group import OutcomeUnknown
 from vespid.store.pool import Database
 from vespid.store.sessions import CancelledTurn, Ended, MessageSender, NewMessage, Routed, Sent, SessionEventRow
+from vespid.store.turns import TurnToPlace
 from vespid_protocol.client_frames import Attachment
 from vespid_protocol.ids import OrgId, SessionId, UserId
 
+# Told what a turn wants of a host; False: it takes no more.
+Place = Callable[[OrgId, SessionId, TurnToPlace], bool]
 ResetMode = Literal["keep_history", "clear_history"]
 
 # How long a commit of unknown outcome is tried to be settled, where the message has a key that makes a repeat harmless.
@@ -51,11 +54,20 @@ class _Payload(msgspec.Struct, frozen=True):
 class Conversation:
     """Sessions as people act on them. Whoever calls has checked that the caller is a member of the organization."""
 
-    def __init__(self, database: Database, sender: MessageSender, mail: Mail | None, fanout: Fanout | None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sender: MessageSender,
+        mail: Mail | None,
+        fanout: Fanout | None,
+        place: Place | None = None,
+    ) -> None:
+        """`place`: whoever places turns in this very process; without one somebody is woken who looks."""
         self._database = database
         self._sender = sender
         self._mail = mail
         self._fanout = fanout
+        self._place = place
         # Its `read` wants to hear the control feed.
         self.bindings = Bindings(database)
         # What each session is routed by; it never changes. Least recently used first.
@@ -88,8 +100,11 @@ class Conversation:
         is_repeated = sent.outcome == "repeated"
         if is_repeated and not _is_same(event.payload, payload):
             raise conflict("This idempotencyKey was used with another message.")
+        # The statement that put the message down has said what its turn wants: nobody has to read that again.
+        is_placed = sent.wanted is not None and self._place is not None and self._place(org_id, session_id, sent.wanted)
         # Of a repeat too: whoever committed it may not have come to tell.
-        self._tell(org_id, session_id, event.seq, sent.cancelled, has_next=sent.is_next or is_repeated)
+        has_next = is_repeated or (sent.is_next and not is_placed)
+        self._tell(org_id, session_id, event.seq, sent.cancelled, has_next=has_next)
         return event
 
     async def cancel(self, org_id: OrgId, session_id: SessionId) -> None:

@@ -96,7 +96,11 @@ class GatewayService:
         )
         self._feed = ControlFeed(self.house.db, self.house.fanout, poll_s=settings.feed_poll_ms / 1000)
         self._feed.listen(self._orders.read)
-        self._clients = ClientService(self.house, settings, self._feed, self._wheel) if self.has_sockets else None
+        placing = Placing(self.house, self._turn_store) if settings.role in ("brain", "all") else None
+        place = None if placing is None else placing.place
+        self._clients = (
+            ClientService(self.house, settings, self._feed, self._wheel, place) if self.has_sockets else None
+        )
         inbox = self.house.inbox
         inbox.handle(Offer, lambda offer: (self._turns if is_turn(offer.request_id) else grants).offered(offer))
         inbox.handle(TextWanted, self._turns.text_wanted)
@@ -115,7 +119,7 @@ class GatewayService:
                 self._wheel,
                 self._waiters,
                 self._courier,
-                *([Placing(self.house, self._turn_store)] if settings.role in ("brain", "all") else []),
+                *([] if placing is None else [placing]),
                 *([] if self._clients is None else [self._clients]),
                 _Http(settings, self._app),
             ]

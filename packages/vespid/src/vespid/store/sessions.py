@@ -11,6 +11,7 @@ import msgspec
 from vespid.store.group import GroupCommit
 from vespid.store.pool import Database
 from vespid.store.queries import load
+from vespid.store.turns import TurnToPlace
 from vespid_protocol.ids import ExecutorId, OrgId, RequestId, SessionId, UserId, turn_request_id
 
 QUERIES = load("sessions")
@@ -169,7 +170,7 @@ class CancelledTurn(msgspec.Struct, frozen=True, rename="camel"):
 class Sent(msgspec.Struct, frozen=True):
     """What became of a message. `accepted` and `repeated` have the event that stands for it.
 
-    `is_next`: no other turn is before it. `cancelled`: what it interrupted.
+    `is_next`: no other turn is before it; then `wanted` is what it wants of a host. `cancelled`: what it interrupted.
     """
 
     outcome: SendOutcome
@@ -179,6 +180,7 @@ class Sent(msgspec.Struct, frozen=True):
     created_at: datetime | None = None
     is_next: bool = False
     cancelled: tuple[CancelledTurn, ...] = ()
+    wanted: TurnToPlace | None = None
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -256,12 +258,15 @@ async def list_events(
 
 async def read_standing(connection: asyncpg.Connection, org_id: UUID, session_id: UUID) -> SessionStanding | None:
     row = await connection.fetchrow(QUERIES.read_standing, org_id, session_id)
-    if row is None:
-        return None
+    return None if row is None else standing_of(SessionId(str(session_id)), row)
+
+
+def standing_of(session_id: SessionId, row: asyncpg.Record) -> SessionStanding:
+    """A row with the columns of `read_standing`."""
     turn = None
     if row["executor_id"] is not None:
         turn = OpenTurn(
-            turn_request_id(str(session_id), row["user_seq"], row["turn_epoch"]),
+            turn_request_id(session_id, row["user_seq"], row["turn_epoch"]),
             row["user_seq"],
             row["turn_epoch"],
             row["state"],
@@ -298,6 +303,29 @@ async def _send(connection: asyncpg.Connection, messages: Sequence[NewMessage]) 
             answer["created_at"],
             answer["is_next"],
             _decode_cancelled(answer["cancelled"]),
+            _wanted(answer) if answer["outcome"] == "accepted" and answer["is_next"] else None,
         )
         for answer in answers
     ]
+
+
+def _wanted(answer: asyncpg.Record) -> TurnToPlace:
+    return TurnToPlace(
+        user_seq=answer["seq"],
+        turn_epoch=0,
+        tries=0,
+        state="queued",
+        pool=answer["pool"],
+        requirement=answer["requirement"],
+        only_executor_id=answer["only_executor_id"],
+        pinned_executor_id=answer["pinned_executor_id"],
+        pinned_pool=answer["pinned_pool"],
+        pin_policy=answer["pin_policy"],
+        lost_executor_id=None,
+        lost_reason=None,
+        lost_ms=None,
+        waits_for=None,
+        waiting_reason=None,
+        created_at=answer["created_at"],
+        priority=0,
+    )

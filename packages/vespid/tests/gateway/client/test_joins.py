@@ -12,6 +12,7 @@ from tests.support.session_scene import SessionScene
 
 from vespid.bus.messages import TextSoFar, TextWanted
 from vespid.gateway.client import session_view, views
+from vespid.store import session_reads
 
 
 async def test_a_join_replays_behind_after_seq_and_by_default_the_last(
@@ -75,7 +76,8 @@ async def test_a_view_ends_with_its_last_client(scene: SessionScene, owner: Call
 async def test_no_event_is_missed_or_repeated_by_clients_that_join_while_many_are_written(
     scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_view, "PAGE", 7)
+    for reads in (session_reads, session_view):
+        monkeypatch.setattr(reads, "NEWS_MAX", 7)
     far = await scene.gateway()
     session = await scene.session(owner)
     chance = random.Random(4)

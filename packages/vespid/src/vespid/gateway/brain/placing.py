@@ -51,6 +51,8 @@ class Placing:
         self._house = house
         self._turns = turns
         self._backlog = Backlog(house.mail, TURN_QUEUE, self._place, concurrency=CONCURRENCY, missed=self._sweep)
+        # What turns in the backlog want of a host, where whoever told of them knows it.
+        self._known: dict[SessionId, TurnToPlace] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._later: set[asyncio.TimerHandle] = set()
 
@@ -71,6 +73,18 @@ class Placing:
         with contextlib.suppress(asyncio.CancelledError):
             await sweeper
         await self._backlog.stop()
+        self._known.clear()
+
+    def place(self, org_id: OrgId, session_id: SessionId, turn: TurnToPlace) -> bool:
+        """Place what the commit that made it want a host has answered; False: this process does not see to it.
+
+        What it wants may have changed by then. So may what was read a moment ago: the lease's statement judges both.
+        """
+        if self._sweeper is None or self._backlog.room <= 0:
+            return False
+        self._known[session_id] = turn
+        self._backlog.add(org_id, session_id)
+        return True
 
     # --- what no wake told of ----------------------------------------------------------------------------------------
 
@@ -91,6 +105,7 @@ class Placing:
         for row in swept:
             if row.action == "ended":
                 await self._ended(row)
+            self._known.pop(SessionId(str(row.session_id)), None)
             self._backlog.add(OrgId(str(row.organization_id)), str(row.session_id))
         return len(swept)
 
@@ -108,7 +123,7 @@ class Placing:
 
     async def _place(self, org_id: OrgId, subject: str) -> None:
         session_id = SessionId(subject)
-        turn = await self._turns.look(org_id, session_id)
+        turn = self._known.pop(session_id, None) or await self._turns.look(org_id, session_id)
         if turn is None:
             PLACED.labels("nothing").inc()
             return

@@ -31,7 +31,8 @@ from vespid.gateway.client.told import RESTARTED, Told, chunks, state_frame, tel
 from vespid.gateway.client.turn_text import Heard, Key, TurnText
 from vespid.store.failure import STORE_AWAY
 from vespid.store.pool import Database
-from vespid.store.sessions import OpenTurn, SessionStanding, list_events, read_standing
+from vespid.store.session_reads import NEWS_MAX, NEWS_MAX_BYTES, SessionReader
+from vespid.store.sessions import OpenTurn, SessionStanding, list_events
 from vespid.tasks import Tasks
 from vespid_protocol.client_frames import AgentDelta, SessionAck
 from vespid_protocol.codec import encode
@@ -39,10 +40,7 @@ from vespid_protocol.ids import OrgId, ProcessId, SessionId
 
 log = structlog.get_logger("vespid.gateway.client.session_view")
 
-# Events of one read, and the bytes of their payloads; one is read however large it is.
-PAGE = 100
-PAGE_BYTES = 1024 * 1024
-# Reads of sessions at once in this process.
+# Pages for clients that are behind, read at once in this process.
 READS_AT_ONCE = 4
 AGAIN_S = 1.0
 # How long the text so far is waited for, and how often it is asked for without any answer.
@@ -71,8 +69,17 @@ class Reader(Protocol):
 class ViewDesk:
     """What the views of a process share."""
 
-    def __init__(self, database: Database, fanout: Fanout, mail: Mail, process_id: ProcessId, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        database: Database,
+        reader: SessionReader,
+        fanout: Fanout,
+        mail: Mail,
+        process_id: ProcessId,
+        tasks: Tasks,
+    ) -> None:
         self.database = database
+        self.reader = reader
         self.fanout = fanout
         self.mail = mail
         self.process_id = process_id
@@ -268,29 +275,20 @@ class SessionView:
             while self._has_news and not self._is_closed:
                 self._has_news = False
                 try:
-                    standing, told = await self._page()
+                    news = await self._desk.reader.read(self.org_id, self.session_id, self.seq)
                 except STORE_AWAY as error:
                     log.warning("session_unread", session_id=self.session_id, error=repr(error))
                     self._has_news = True
                     await asyncio.sleep(AGAIN_S)
                     continue
-                if standing is None:
+                if news is None:
                     for place in tuple(self._places):
                         place.reader.lost(self.session_id)
                     return
                 self.read_at = self._loop.time()
-                self._take(standing, told)
+                self._take(news.standing, [tell(row) for row in news.events])
         finally:
             self._is_reading = False
-
-    async def _page(self) -> tuple[SessionStanding | None, list[Told]]:
-        """How it stands, and the events up to there, or as many as fit a page."""
-        async with self._desk.reads, self._desk.database.tenant(self.org_id) as connection:
-            standing = await read_standing(connection, UUID(self.org_id), UUID(self.session_id))
-            if standing is None or standing.event_seq <= self.seq:
-                return standing, []
-            rows = await list_events(connection, UUID(self.session_id), self.seq, PAGE, max_bytes=PAGE_BYTES)
-        return standing, [tell(row) for row in rows if row.seq <= standing.event_seq]
 
     def _take(self, standing: SessionStanding, told: Sequence[Told]) -> None:
         before, self.seq = self.seq, told[-1].seq if told else self.seq
@@ -372,7 +370,7 @@ class SessionView:
                 try:
                     async with self._desk.reads, self._desk.database.tenant(self.org_id) as connection:
                         rows = await list_events(
-                            connection, UUID(self.session_id), follower.seq, PAGE, max_bytes=PAGE_BYTES
+                            connection, UUID(self.session_id), follower.seq, NEWS_MAX, max_bytes=NEWS_MAX_BYTES
                         )
                 except STORE_AWAY as error:
                     log.warning("session_unread", session_id=self.session_id, error=repr(error))

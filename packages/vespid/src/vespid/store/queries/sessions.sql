@@ -46,8 +46,13 @@ from sessions s
 left join session_turns t on t.session_id = s.id and t.finished_at is null and t.executor_id is not null
 where s.organization_id = $1 and s.id = $2
 
+-- name: read_sessions
+select * from vespid_read_sessions($1, $2, $3, $4, $5)
+
 -- name: send_messages
-select outcome, seq, id, payload, created_at, is_next, cancelled from vespid_send_messages($1) order by ord
+select outcome, seq, id, payload, created_at, is_next, cancelled,
+       pool, requirement, only_executor_id, pinned_executor_id, pinned_pool, pin_policy
+from vespid_send_messages($1) order by ord
 
 -- name: cancel_turn
 select seq, cancelled, has_next from vespid_cancel_turn($1, $2)

@@ -11,6 +11,8 @@ drop function vespid_x_lease_turns;
 drop function vespid_fail_unplaced_turn;
 drop function vespid_note_turn_waiting;
 drop function vespid_look_at_session;
+drop function vespid_read_sessions;
+drop function vespid_i_page_end;
 drop function vespid_reset_session;
 drop function vespid_cancel_turn;
 drop function vespid_send_messages;

@@ -303,8 +303,10 @@ end $$;
 -- items: [{org, session, user, payload: {message, attachments?}, key?, routed?: {agentId|null, bindingId|null}}]
 --   → accepted | repeated (what stands under that key) | busy | not_found
 -- cancelled: requests that hosts have to stop, [{requestId, executorId, pool}]
+-- With is_next what its turn wants of a host, as vespid_look_at_session would say it: a hint for whoever places it now.
 create function vespid_send_messages(items jsonb[])
-returns table (ord int, outcome text, seq bigint, id uuid, payload jsonb, created_at timestamptz, is_next boolean, cancelled jsonb)
+returns table (ord int, outcome text, seq bigint, id uuid, payload jsonb, created_at timestamptz, is_next boolean, cancelled jsonb,
+               pool text, requirement jsonb, only_executor_id uuid, pinned_executor_id uuid, pinned_pool text, pin_policy text)
 language plpgsql as $$
 declare
     item jsonb;
@@ -317,6 +319,7 @@ begin
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
         ord := i; item := items[ord]; org := (item->>'org')::uuid;
         outcome := null; seq := null; id := null; payload := null; created_at := null; is_next := false; cancelled := '[]';
+        pool := null; requirement := null; only_executor_id := null; pinned_executor_id := null; pinned_pool := null; pin_policy := null;
         perform set_config('app.current_org_id', org::text, true);
         select s.* into held from sessions s where s.id = (item->>'session')::uuid and s.organization_id = org and s.status = 'active'
         for no key update;
@@ -367,6 +370,10 @@ begin
         insert into session_turns (session_id, user_seq, organization_id, user_id, sweep_at)
         values (held.id, seq, org, (item->>'user')::uuid, case when is_next then now() + interval '5 s' end);
         outcome := 'accepted';
+        if is_next then
+            pool := held.pool; requirement := held.requirement; only_executor_id := held.only_executor_id;
+            pinned_executor_id := held.pinned_executor_id; pinned_pool := held.pinned_pool; pin_policy := held.pin_policy;
+        end if;
         return next;
     end loop;
 end $$;
@@ -426,6 +433,48 @@ begin
     update sessions s set generation = s.generation + 1, updated_at = now(),
            history_from = case when clear then s.event_seq else s.history_from end where s.id = session;
     return next;
+end $$;
+
+-- Up to where a page of events behind `after` goes: `most` of them, and no more than so many bytes of payload, but one at least.
+create function vespid_i_page_end(session uuid, after bigint, most int, most_bytes bigint) returns bigint
+language plpgsql stable as $$
+declare
+    reached bigint := after;
+    left_bytes bigint := most_bytes;
+    event record;
+begin
+    for event in
+        select h.seq, coalesce(octet_length(h.payload::text), 0) as bytes from session_events h
+        where h.session_id = session and h.seq > after order by h.seq limit most
+    loop
+        left_bytes := left_bytes - event.bytes;
+        exit when left_bytes < 0 and reached > after;
+        reached := event.seq;
+    end loop;
+    return reached;
+end $$;
+
+-- How sessions stand and their next events, for those who watch: of each asked for `most` events behind `afters`, all from one
+-- snapshot. A session without such events has one row whose seq is null; one that the organization does not have has none.
+create function vespid_read_sessions(orgs uuid[], sessions uuid[], afters bigint[], most int, most_bytes bigint)
+returns table (ord int, event_seq bigint, scope text, pinned_executor_id uuid, pinned_pool text, routed_agent_id text,
+               user_seq bigint, turn_epoch int, state text, executor_id uuid, edge_id uuid,
+               seq bigint, id uuid, turn_seq bigint, event_type text, level text, idempotency_key text, payload jsonb, created_at timestamptz)
+language plpgsql stable as $$
+begin
+    for i in 1 .. coalesce(array_length(orgs, 1), 0) loop
+        perform set_config('app.current_org_id', orgs[i]::text, true);
+        return query
+        select i, s.event_seq, s.scope, s.pinned_executor_id, s.pinned_pool::text, s.routed_agent_id,
+               t.user_seq, t.turn_epoch, t.state::text, t.executor_id, t.edge_id,
+               e.seq, e.id, e.turn_seq, e.event_type, e.level::text, e.idempotency_key, e.payload, e.created_at::timestamptz
+        from public.sessions s
+        left join session_turns t on t.session_id = s.id and t.finished_at is null and t.executor_id is not null
+        left join session_events e
+            on e.session_id = s.id and e.seq > afters[i] and e.seq <= vespid_i_page_end(s.id, afters[i], most, most_bytes)
+        where s.organization_id = orgs[i] and s.id = sessions[i]
+        order by e.seq;
+    end loop;
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -903,7 +952,7 @@ begin
             'vespid_create_session', 'vespid_send_messages', 'vespid_cancel_turn', 'vespid_reset_session', 'vespid_look_at_session', 'vespid_note_turn_waiting',
             'vespid_fail_unplaced_turn',
             'vespid_i_append_session_events', 'vespid_i_tell_session', 'vespid_i_turn_request', 'vespid_i_to_be_placed', 'vespid_i_end_turn',
-            'vespid_i_error_event', 'vespid_i_unheard', 'vespid_i_cancel_turn', 'vespid_i_lose_turn', 'vespid_i_put_memory',
+            'vespid_i_error_event', 'vespid_i_unheard', 'vespid_i_page_end', 'vespid_i_cancel_turn', 'vespid_i_lose_turn', 'vespid_i_put_memory',
             'vespid_x_lease_turns', 'vespid_x_append_turn_events', 'vespid_x_finish_turns', 'vespid_x_lose_turns', 'vespid_x_turns_of_executor',
             'vespid_x_attach_turns', 'vespid_x_put_memory', 'vespid_x_sweep_turns', 'vespid_x_live_turns'])
     loop
