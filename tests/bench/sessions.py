@@ -8,7 +8,6 @@ the 500 are in the bench's own process: what they cost is in the floor as it is 
 import asyncio
 import contextlib
 import os
-import socket
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +18,7 @@ from tests.bench.executor import Heard
 from tests.bench.floors import Floors
 from tests.bench.installation import Installation
 from tests.bench.report import Figure, figure
+from tests.bench.stopped_reader import StoppedReader
 from tests.bench.talks import Client, Host, Talk
 from tests.bench.timing import Call, Timing
 
@@ -36,7 +36,7 @@ TURNS = 60
 DELTAS = 300
 # What a reader that has stopped is given, so that nothing more fits between it and the gateway.
 FLOOD_PIECE = "x" * 32_768
-FLOOD_PIECES = 28
+FLOOD_PIECES = 24
 WITHIN_S = 20.0
 
 
@@ -247,22 +247,19 @@ class _Stage:
     @contextlib.asynccontextmanager
     async def stopped_reader(self, crowd: _Crowd, streaming: Talk) -> AsyncIterator[None]:
         """A client that has joined many sessions, `streaming` among them, and reads no more while this lasts."""
-        async with _narrow_http() as http:
-            client = await self._client(http)
-            own = client.talk(streaming.session_id)
-            await own.join()
-            for talk in crowd.talks[:TALKS_PER_CLIENT]:
-                await client.talk(talk.session_id).join()
-            client.stop_reading()
-            # Another one each time: so much text and no more is relayed of one turn.
-            self._floods += 1
-            for _ in range(FLOOD_PIECES):
-                await crowd.talks[self._floods].delta(FLOOD_PIECE)
-            yield
-            if (given := await client.catch_up(own)) >= DELTAS:
-                raise RuntimeError(f"the reader that had stopped was given {given} deltas, piece by piece")
-            await client.close()
-            self._clients.remove(client)
+        reader = StoppedReader(self._at.gateway_port)
+        joined = [streaming, *crowd.talks[:TALKS_PER_CLIENT]]
+        await reader.join(self._at.headers, [talk.session_id for talk in joined])
+        # Another one each time: so much text and no more is relayed of one turn.
+        self._floods += 1
+        for _ in range(FLOOD_PIECES):
+            seen = crowd.talks[self._floods].awaited("agent_delta")
+            await crowd.talks[self._floods].delta(FLOOD_PIECE)
+            await seen
+        yield
+        if (told := await reader.told_of(streaming.session_id)) >= DELTAS:
+            raise RuntimeError(f"the reader that had stopped was given {told} deltas, piece by piece")
+        reader.close()
 
     async def _client(self, http: aiohttp.ClientSession) -> Client:
         url = f"ws://127.0.0.1:{self._at.gateway_port}/ws/client"
@@ -277,19 +274,6 @@ class _Stage:
 
     def _turn_came(self, host: Host, turn: Heard) -> None:
         self._talks[turn.session_id].turn_came(host, turn)
-
-
-def _narrow_http() -> aiohttp.ClientSession:
-    """For clients that do not read: the systems at both ends keep little for them."""
-
-    def make(address: aiohttp.AddrInfoType) -> socket.socket:
-        made = socket.socket(address[0], address[1], address[2])
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        # The sender's buffer grows with its segments, and those of loopback are 64 KiB.
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
-        return made
-
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=make))
 
 
 def _figures(suffix: str, samples: list[Sample], commit: float) -> dict[str, Figure]:

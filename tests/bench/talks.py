@@ -55,8 +55,6 @@ class Talk:
         # Who has its turn, and which.
         self.host: Host | None = None
         self.turn: Heard | None = None
-        # Deltas that its client was given.
-        self.deltas = 0
         self._awaited: dict[str, asyncio.Future[float]] = {}
 
     def awaited(self, what: str) -> asyncio.Future[float]:
@@ -65,7 +63,6 @@ class Talk:
         return future
 
     def came(self, what: str) -> None:
-        self.deltas += what == "agent_delta"
         future = self._awaited.pop(what, None)
         if future is not None and not future.done():
             future.set_result(time.perf_counter())
@@ -107,8 +104,6 @@ class Client:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.talks: dict[str, Talk] = {}
         self._socket = socket
-        self._reads = asyncio.Event()
-        self._reads.set()
         self._reading = asyncio.create_task(self._read())
 
     def talk(self, session_id: str) -> Talk:
@@ -118,24 +113,7 @@ class Client:
     async def say(self, kind: str, session_id: str, **fields: object) -> None:
         await self._socket.send_str(_encode({"type": kind, "sessionId": session_id, **fields}).decode())
 
-    def stop_reading(self) -> None:
-        for talk in self.talks.values():
-            talk.deltas = 0
-        self._reads.clear()
-
-    async def catch_up(self, talk: Talk) -> int:
-        """Read again, all that was kept; answers how many deltas of that talk it was given since it stopped.
-
-        The gateway may have closed it meanwhile.
-        """
-        self._reads.set()
-        joined = asyncio.create_task(talk.join())
-        await asyncio.wait((joined, self._reading), return_when=asyncio.FIRST_COMPLETED)
-        joined.cancel()
-        return talk.deltas
-
     async def close(self) -> None:
-        self._reads.set()
         await self._socket.close()
         await asyncio.gather(self._reading, return_exceptions=True)
 
@@ -147,4 +125,3 @@ class Client:
                 raise RuntimeError(f"a client was refused: {frame.code}")
             if talk is not None:
                 talk.came("joined" if frame.type == "session_ack" and not frame.user_event_seq else frame.type)
-            await self._reads.wait()
