@@ -42,7 +42,7 @@ WITHIN_S = 20.0
 
 @dataclass
 class Sample:
-    """What one round gave, each beside the echoes between."""
+    """What one round gave, beside its commits and the echoes between."""
 
     to_host: Timing
     ack: Timing
@@ -51,20 +51,20 @@ class Sample:
     delta: Timing
     turn_echo: Timing
     delta_echo: Timing
+    commit: Timing
 
 
 async def sessions(at: Installation, floors: Floors) -> dict[str, Figure]:
     """The figures of turns."""
     async with _Stage(at) as stage, floors.echoing() as echo:
-        alone, many, stopped, commits, per_s, commits_per_s = [], [], [], [], [], []
+        alone, many, stopped, per_s, commits_per_s = [], [], [], [], []
         probe, streaming = await stage.talks(2)
         crowd_of_32 = await stage.talks(AT_ONCE)
         for talk in (probe, *crowd_of_32):
             await _whole_turn(talk)
         await streaming.begin()
         for _ in range(ROUNDS):
-            commits.append((await floors.commits(connections=1, count=200)).p50_ms)
-            alone.append(await _sample(probe, streaming, echo))
+            alone.append(await _sample(probe, streaming, echo, floors))
             commits_per_s.append((await floors.commits(connections=AT_ONCE, count=3_000)).per_s)
             per_s.append(await _turns_per_s(crowd_of_32, count=600))
         before_kb = _resident_kb(at.server_pid)
@@ -74,16 +74,15 @@ async def sessions(at: Installation, floors: Floors) -> dict[str, Figure]:
         cpu = []
         for _ in range(ROUNDS):
             async with crowd.streaming():
-                many.append(await _sample(probe, streaming, echo))
+                many.append(await _sample(probe, streaming, echo, floors))
                 cpu.append((await _cpu_s_per_s(at.server_pid) - quiet) / DELTAS_PER_S)
                 async with stage.stopped_reader(crowd, streaming):
-                    stopped.append(await _sample(probe, streaming, echo))
-    commit = statistics.median(commits)
+                    stopped.append(await _sample(probe, streaming, echo, floors))
     return (
-        _figures("", alone, commit)
+        _figures("", alone)
         | {"turns_per_s": figure(_middle(per_s), f"1/s at {AT_ONCE}", _middle(commits_per_s) / 3)}
-        | _figures(f"_{LIVE}", many, commit)
-        | _figures(f"_{LIVE}_stopped", stopped, commit)
+        | _figures(f"_{LIVE}", many)
+        | _figures(f"_{LIVE}_stopped", stopped)
         | {
             "delta_cpu_us": figure(_middle(cpu) * 1_000_000, "µs of the server's CPU"),
             "live_session_kb": figure(live_kb, f"KB of {LIVE} sessions with a turn"),
@@ -91,7 +90,7 @@ async def sessions(at: Installation, floors: Floors) -> dict[str, Figure]:
     )
 
 
-async def _sample(probe: Talk, streaming: Talk, echo: Call) -> Sample:
+async def _sample(probe: Talk, streaming: Talk, echo: Call, floors: Floors) -> Sample:
     to_host: list[float] = []
     ack: list[float] = []
 
@@ -107,6 +106,7 @@ async def _sample(probe: Talk, streaming: Talk, echo: Call) -> Sample:
         await streaming.delta(PIECE)
         return await came - begun
 
+    commit = await floors.commits(connections=1, count=100)
     turns, turn_echo, took_s = await _in_turns(whole, echo, TURNS)
     first, _, first_s = await _in_turns(lambda: _first_delta(probe), echo, TURNS)
     deltas, delta_echo, delta_s = await _in_turns(delta, echo, DELTAS)
@@ -118,6 +118,7 @@ async def _sample(probe: Talk, streaming: Talk, echo: Call) -> Sample:
         delta=Timing.of(deltas, delta_s),
         turn_echo=Timing.of(turn_echo, took_s),
         delta_echo=Timing.of(delta_echo, delta_s),
+        commit=commit,
     )
 
 
@@ -276,9 +277,10 @@ class _Stage:
         self._talks[turn.session_id].turn_came(host, turn)
 
 
-def _figures(suffix: str, samples: list[Sample], commit: float) -> dict[str, Figure]:
+def _figures(suffix: str, samples: list[Sample]) -> dict[str, Figure]:
     turn_echo = _middle([sample.turn_echo.p50_ms for sample in samples])
     delta_echo = _middle([sample.delta_echo.p50_ms for sample in samples])
+    commit = _middle([sample.commit.p50_ms for sample in samples])
     floors = {
         "to_host": turn_echo + 2 * commit,
         "ack": turn_echo + commit,
