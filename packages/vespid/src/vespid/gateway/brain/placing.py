@@ -15,6 +15,7 @@ from prometheus_client import Counter
 
 from vespid.bus.channels import EDGES, TURN_QUEUE, session_channel
 from vespid.bus.choice import Held, Refused, Reserved, Waiting
+from vespid.bus.errors import BusError
 from vespid.bus.messages import CancelTurn, encode
 from vespid.bus.session_news import Moved
 from vespid.bus.session_news import encode as encode_news
@@ -25,6 +26,7 @@ from vespid.dispatch.turn_wanted import wanted
 from vespid.domain.placing import Attempt, Wish, attempts
 from vespid.store.failure import STORE_FAILED
 from vespid.store.turns import SweptTurn, TurnStore, TurnToPlace
+from vespid.tasks import Tasks
 from vespid_protocol.codes import Code
 from vespid_protocol.ids import ExecutorId, OrgId, SessionId, turn_request_id
 
@@ -41,6 +43,7 @@ LOOK_AGAIN_S = 1.0
 # Hosts of dead edges that one turn may run into before it is left to the sweep.
 EDGES_TRIED = 16
 
+_AWAY: tuple[type[Exception], ...] = (BusError, *STORE_FAILED)
 _NOBODY = frozenset({"NONE_CONNECTED", "NONE_MATCHES"})
 
 
@@ -51,13 +54,14 @@ class Placing:
         self._house = house
         self._turns = turns
         self._backlog = Backlog(house.mail, TURN_QUEUE, self._place, concurrency=CONCURRENCY, missed=self._sweep)
-        # What turns in the backlog want of a host, where whoever told of them knows it.
-        self._known: dict[SessionId, TurnToPlace] = {}
+        # Turns whose wants were told by their commit: not in the backlog, where a wake for a later one would be merged.
+        self._told = Tasks("placing")
         self._sweeper: asyncio.Task[None] | None = None
         self._later: set[asyncio.TimerHandle] = set()
 
     async def start(self) -> None:
         if self._sweeper is None:
+            self._told.open()
             await self._backlog.start()
             self._sweeper = asyncio.create_task(self._sweep_on(), name="turn-sweep")
 
@@ -72,18 +76,17 @@ class Placing:
         sweeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeper
+        await self._told.close()
         await self._backlog.stop()
-        self._known.clear()
 
     def place(self, org_id: OrgId, session_id: SessionId, turn: TurnToPlace) -> bool:
         """Place what the commit that made it want a host has answered; False: this process does not see to it.
 
         What it wants may have changed by then. So may what was read a moment ago: the lease's statement judges both.
         """
-        if self._sweeper is None or self._backlog.room <= 0:
+        if self._sweeper is None or len(self._told) >= CONCURRENCY:
             return False
-        self._known[session_id] = turn
-        self._backlog.add(org_id, session_id)
+        self._told.start(self._place_told(org_id, session_id, turn))
         return True
 
     # --- what no wake told of ----------------------------------------------------------------------------------------
@@ -105,7 +108,6 @@ class Placing:
         for row in swept:
             if row.action == "ended":
                 await self._ended(row)
-            self._known.pop(SessionId(str(row.session_id)), None)
             self._backlog.add(OrgId(str(row.organization_id)), str(row.session_id))
         return len(swept)
 
@@ -123,10 +125,20 @@ class Placing:
 
     async def _place(self, org_id: OrgId, subject: str) -> None:
         session_id = SessionId(subject)
-        turn = self._known.pop(session_id, None) or await self._turns.look(org_id, session_id)
+        turn = await self._turns.look(org_id, session_id)
         if turn is None:
             PLACED.labels("nothing").inc()
-            return
+        else:
+            await self._place_turn(org_id, session_id, turn)
+
+    async def _place_told(self, org_id: OrgId, session_id: SessionId, turn: TurnToPlace) -> None:
+        try:
+            await self._place_turn(org_id, session_id, turn)
+        except _AWAY as error:
+            # It still wants a host, and the sweep finds it.
+            log.warning("placing_postponed", session_id=session_id, error=repr(error))
+
+    async def _place_turn(self, org_id: OrgId, session_id: SessionId, turn: TurnToPlace) -> None:
         request_id = turn_request_id(session_id, turn.user_seq, turn.turn_epoch + 1)
         if turn.waiting_reason is not None:
             # It stands in a line; which one may have to change, and it keeps its place by its age.
