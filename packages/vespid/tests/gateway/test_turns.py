@@ -109,9 +109,9 @@ async def test_a_message_over_this_gateways_socket_is_placed_by_it_without_anoth
 async def test_an_old_word_of_what_a_turn_wants_changes_nothing(
     fleet: Fleet, gateway: Gateway, org: OrgId, talk: Talk
 ) -> None:
+    first = await host(fleet, gateway, org)
     sent = await talk.send("one")
     assert sent.wanted is not None
-    first = await host(fleet, gateway, org)
     turn = await opened(first)
     second = await host(fleet, gateway, org)
     place = _conversation(gateway)._place

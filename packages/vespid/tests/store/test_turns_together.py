@@ -265,7 +265,7 @@ async def test_sessions_are_read_together_each_with_its_own_news(talk: Talk) -> 
     await reader.stop()
     async with talk.db.tenant(talk.org) as connection:
         standing = await sessions.read_standing(connection, UUID(talk.org), UUID(talk.id))
-        events = await sessions.list_events(connection, UUID(talk.id), 1, 10)
+        events = await sessions.list_events(connection, UUID(talk.id), 1, 10, max_bytes=1 << 20)
     assert news is not None
     assert (news.standing, news.events) == (standing, events)
     assert quiet is not None

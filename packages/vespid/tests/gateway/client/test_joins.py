@@ -107,7 +107,8 @@ async def test_no_event_is_missed_or_repeated_by_clients_that_join_while_many_ar
 async def test_events_larger_than_a_page_are_told_all_the_same(
     scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_view, "PAGE_BYTES", 1)
+    for module in (session_view, session_reads):
+        monkeypatch.setattr(module, "NEWS_MAX_BYTES", 1)
     session = await scene.session(owner)
     first = await scene.joined(owner, session)
     for _ in range(4):

@@ -8,6 +8,7 @@ from tests.support.session_scene import SessionScene
 from vespid.dispatch import bindings
 from vespid.gateway.client import session_view
 from vespid.gateway.client.turn_text import Key
+from vespid.store import session_reads
 
 
 async def test_a_turn_is_told_in_the_order_of_the_contract(scene: SessionScene, owner: Caller) -> None:
@@ -153,7 +154,8 @@ async def test_after_a_restart_the_text_begins_anew_and_nothing_of_before_is_mix
 async def test_text_waits_until_the_events_before_it_were_read_page_by_page(
     scene: SessionScene, owner: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_view, "PAGE", 1)
+    for module in (session_view, session_reads):
+        monkeypatch.setattr(module, "NEWS_MAX", 1)
     session = await scene.session(owner)
     client = await scene.joined(owner, session)
     await client.event(1)
