@@ -147,15 +147,37 @@ class GuardedHttp:
             target = following
         raise TooManyRedirects(f"more than {max_redirects} redirects")
 
-    async def _hop(
-        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None, max_bytes: int, *, free: bool
-    ) -> HttpReply:
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        operator_base: str | None = None,
+    ) -> aiohttp.ClientResponse:
+        """One request, its redirect not followed, its body still to be read: for answers that come bit by bit.
+
+        Whoever asks closes the response. `operator_base` and what is raised: as of `fetch`.
+        """
+        target = EgressGuard.parse_url(url)
+        free = operator_base is not None and target.origin() == EgressGuard.parse_url(operator_base).origin()
+        return await self._request(method, target, headers, body, free=free)
+
+    async def _request(
+        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None, *, free: bool
+    ) -> aiohttp.ClientResponse:
         if not free:
             url = self.guard.check_url(str(url))
         session = self._exempt if free else self._guarded
         if session is None:
             raise RuntimeError("GuardedHttp is not started")
-        async with session.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
+        return await session.request(method, url, headers=headers, data=body, allow_redirects=False)
+
+    async def _hop(
+        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None, max_bytes: int, *, free: bool
+    ) -> HttpReply:
+        async with await self._request(method, url, headers, body, free=free) as response:
             content, truncated = await _read(response, max_bytes)
             return HttpReply(
                 status=response.status,
