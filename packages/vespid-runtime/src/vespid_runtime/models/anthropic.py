@@ -12,7 +12,7 @@ import httpx2
 from anthropic.types import Message as AnthropicMessage
 from anthropic.types import RawMessageStreamEvent
 
-from vespid_runtime.models.failures import Failures
+from vespid_runtime.models.failures import UNREADABLE, Failures
 from vespid_runtime.models.provider import Call
 from vespid_runtime.models.transport import sdk_client
 from vespid_runtime.models.types import (
@@ -58,26 +58,17 @@ class AnthropicProvider:
     """Keeps nothing between calls, so one serves all."""
 
     async def infer(self, call: Call) -> ModelReply:
+        client, body = _client(call), _body(call)
         with _failures(call) as failures:
-            message = await _client(call).messages.create(**_body(call), stream=False)
+            message = await client.messages.create(**body, stream=False)
             if not isinstance(message, AnthropicMessage) or not isinstance(message.content, list):
                 raise failures.invalid("the answer is no message")
-        calls = tuple(
-            ToolCall(id=block.id, name=block.name, arguments=json.dumps(block.input, ensure_ascii=False))
-            for block in message.content
-            if block.type == "tool_use"
-        )
-        return ModelReply(
-            content="".join(block.text for block in message.content if block.type == "text"),
-            tool_calls=calls,
-            stop_reason=_STOPS.get(message.stop_reason, "stop"),
-            usage=_usage(_input_tokens(message.usage), _count(message.usage, "output_tokens")),
-        )
+            return _reply(message)
 
     async def stream(self, call: Call) -> AsyncGenerator[Piece, None]:
-        answer = _Answer()
+        answer, client, body = _Answer(), _client(call), _body(call)
         with _failures(call) as failures:
-            events = await _client(call).messages.create(**_body(call), stream=True)
+            events = await client.messages.create(**body, stream=True)
             try:
                 async for event in events:
                     for piece in answer.heard(event):
@@ -87,6 +78,20 @@ class AnthropicProvider:
             if not answer.ended:
                 raise failures.broke_off()
         yield Done(reply=answer.reply())
+
+
+def _reply(message: AnthropicMessage) -> ModelReply:
+    calls = tuple(
+        ToolCall(id=block.id, name=block.name, arguments=json.dumps(block.input, ensure_ascii=False))
+        for block in message.content
+        if block.type == "tool_use"
+    )
+    return ModelReply(
+        content="".join(block.text for block in message.content if block.type == "text"),
+        tool_calls=calls,
+        stop_reason=_STOPS.get(message.stop_reason, "stop"),
+        usage=_usage(_input_tokens(message.usage), _count(message.usage, "output_tokens")),
+    )
 
 
 class _Answer:
@@ -237,5 +242,5 @@ def _failures(call: Call) -> Iterator[Failures]:
         raise failures.status(status, said, answered.response.headers) from None
     except (anthropic.APIConnectionError, httpx2.RequestError) as broken:
         raise failures.network(broken) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, anthropic.AnthropicError) as odd:
+    except (anthropic.AnthropicError, *UNREADABLE) as odd:
         raise failures.invalid(f"the answer cannot be read ({type(odd).__name__})") from None

@@ -17,6 +17,9 @@ _MESSAGE_MAX_CHARS = 500
 # A date far away, or nonsense, is as good as "not today".
 _RETRY_AFTER_MAX_MS = 24 * 3_600_000
 
+# What reading an answer raises that is not what it should be: the SDKs check no shapes.
+UNREADABLE = (AttributeError, LookupError, TypeError, ValueError)
+
 
 class Failures:
     """Of one call: the provider's name, and the key that no message may show."""

@@ -12,7 +12,7 @@ import httpx2
 from google import genai
 from google.genai import errors, types
 
-from vespid_runtime.models.failures import Failures
+from vespid_runtime.models.failures import UNREADABLE, Failures
 from vespid_runtime.models.provider import Call
 from vespid_runtime.models.transport import sdk_client
 from vespid_runtime.models.types import (
@@ -37,9 +37,9 @@ class GeminiProvider:
     """Keeps nothing between calls, so one serves all."""
 
     async def infer(self, call: Call) -> ModelReply:
-        answer = _Answer()
+        answer, models, body = _Answer(), _models(call), _body(call)
         with _failures(call) as failures:
-            response = await _models(call).generate_content(**_body(call))
+            response = await models.generate_content(**body)
             for _ in answer.heard(response):
                 pass
             if not answer.ended:
@@ -47,9 +47,9 @@ class GeminiProvider:
         return answer.reply()
 
     async def stream(self, call: Call) -> AsyncGenerator[Piece, None]:
-        answer = _Answer()
+        answer, models, body = _Answer(), _models(call), _body(call)
         with _failures(call) as failures:
-            responses = await _models(call).generate_content_stream(**_body(call))
+            responses = await models.generate_content_stream(**body)
             async with aclosing(responses):
                 async for response in responses:
                     for piece in answer.heard(response):
@@ -209,6 +209,5 @@ def _failures(call: Call) -> Iterator[Failures]:
         raise failures.status(status, answered.message or answered.status or "", headers) from None
     except httpx2.RequestError as broken:
         raise failures.network(broken) from None
-    except ValueError as odd:
-        # Among them the SDK's own, and those of pydantic and json.
+    except UNREADABLE as odd:
         raise failures.invalid(f"the answer cannot be read ({type(odd).__name__})") from None

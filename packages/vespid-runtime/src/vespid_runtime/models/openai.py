@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
 
-from vespid_runtime.models.failures import Failures
+from vespid_runtime.models.failures import UNREADABLE, Failures
 from vespid_runtime.models.provider import Call
 from vespid_runtime.models.transport import sdk_client
 from vespid_runtime.models.types import (
@@ -41,32 +40,19 @@ class OpenAiProvider:
     """Keeps nothing between calls, so one serves all."""
 
     async def infer(self, call: Call) -> ModelReply:
+        client, body = _client(call), _body(call)
         with _failures(call) as failures:
-            completion = await _client(call).chat.completions.create(**_body(call), stream=False)
+            completion = await client.chat.completions.create(**body, stream=False)
             # Some gateways answer 200 with a page, or with an error inside.
             if not isinstance(completion, ChatCompletion) or not completion.choices:
                 raise failures.invalid("the answer holds no choice")
-        choice = completion.choices[0]
-        said = choice.message
-        calls = tuple(
-            ToolCall(id=wanted.id, name=wanted.function.name, arguments=wanted.function.arguments or "{}")
-            for wanted in said.tool_calls or ()
-            if wanted.type == "function"
-        )
-        content = said.content or said.refusal or ""
-        return ModelReply(
-            content=content,
-            tool_calls=calls,
-            stop_reason=_stop(choice.finish_reason, calls, refused=bool(said.refusal)),
-            usage=_usage(completion.usage),
-        )
+            return _reply(completion)
 
     async def stream(self, call: Call) -> AsyncGenerator[Piece, None]:
-        answer = _Answer()
+        answer, client, body = _Answer(), _client(call), _body(call)
+        body["stream_options"] = {"include_usage": True}
         with _failures(call) as failures:
-            chunks = await _client(call).chat.completions.create(
-                **_body(call), stream=True, stream_options={"include_usage": True}
-            )
+            chunks = await client.chat.completions.create(**body, stream=True)
             try:
                 async with aclosing(_pieces(chunks, answer)) as pieces:
                     async for piece in pieces:
@@ -79,6 +65,22 @@ class OpenAiProvider:
         for wanted in reply.tool_calls:
             yield wanted
         yield Done(reply=reply)
+
+
+def _reply(completion: ChatCompletion) -> ModelReply:
+    choice = completion.choices[0]
+    said = choice.message
+    calls = tuple(
+        ToolCall(id=wanted.id, name=wanted.function.name, arguments=wanted.function.arguments or "{}")
+        for wanted in said.tool_calls or ()
+        if wanted.type == "function"
+    )
+    return ModelReply(
+        content=said.content or said.refusal or "",
+        tool_calls=calls,
+        stop_reason=_stop(choice.finish_reason, calls, refused=bool(said.refusal)),
+        usage=_usage(completion.usage),
+    )
 
 
 class _Answer:
@@ -210,5 +212,5 @@ def _failures(call: Call) -> Iterator[Failures]:
         # An error in the midst of a stream, whose status was 200: OpenRouter says the real one in `code`.
         code = told.code or ""
         raise failures.status(int(code) if code.isdecimal() and len(code) == 3 else 500, told.message) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, openai.OpenAIError) as odd:
+    except (openai.OpenAIError, *UNREADABLE) as odd:
         raise failures.invalid(f"the answer cannot be read ({type(odd).__name__})") from None
