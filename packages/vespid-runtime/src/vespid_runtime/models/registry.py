@@ -117,7 +117,9 @@ def _entry(name: str) -> ProviderEntry:
     entry = PROVIDERS.get(name)
     if entry is None:
         known = ", ".join(PROVIDERS)
-        raise ModelError(Code.ENGINE_UNAVAILABLE, f"there is no provider {name[:64]!r}; known are {known}")
+        raise ModelError(
+            Code.ENGINE_UNAVAILABLE, f"there is no provider {name[:64]!r}; known are {known}", retryable=False
+        )
     return entry
 
 
@@ -129,7 +131,7 @@ def _import(entry: ProviderEntry) -> Provider:
         provider: Provider = getattr(importlib.import_module(entry.module), entry.kind)()
     except ModuleNotFoundError as missing:
         message = f"the SDK is not installed here: vespid-runtime[{entry.extra}] brings it ({missing.name})"
-        raise ModelError(Code.ENGINE_UNAVAILABLE, message) from missing
+        raise ModelError(Code.ENGINE_UNAVAILABLE, message, retryable=False) from missing
     return provider
 
 

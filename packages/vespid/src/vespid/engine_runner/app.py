@@ -1,55 +1,55 @@
 """The engine-runner's HTTP: health, metrics, and inference for who holds the token.
 
-No provider is built in yet: a well-formed request is told so with 503, and `/readyz` stands for the process alone.
+A request is authenticated before its body is read. `/readyz` stands for the process alone: providers are not asked.
 """
 
+from __future__ import annotations
+
+import asyncio
 import hmac
+import traceback
+from contextlib import aclosing
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from vespid.engine_runner.asked import Answer, InferRequest, Refusal, decode_request, status_of
+from vespid.engine_runner.calls import Calls
+from vespid.observe.log import get_logger
 from vespid.observe.metrics import CONTENT_TYPE, metrics_text
+from vespid_protocol.codes import Code
+from vespid_runtime.models.types import Done, ModelError, Piece, TextDelta, ToolCall, ToolCallDelta
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
+log = get_logger("vespid.engine_runner")
 
+MAX_BODY_BYTES = 16 * 1024 * 1024
+# Who does not read for so long has gone, or holds a place that others wait for.
+WRITE_TIMEOUT_S = 30
 
-class InferRequest(msgspec.Struct, frozen=True, rename="camel"):
-    """What is asked of a model; providers give the open fields their meaning."""
-
-    provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
-    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=600_000)] | None = None
-    max_output_chars: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    stream: bool = False
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """The answer of every refusal."""
-
-    error: str
-    message: str
-    ok: bool = False
+_EVENTS: dict[type[Piece], str] = {
+    TextDelta: "text",
+    ToolCallDelta: "tool_call_delta",
+    ToolCall: "tool_call",
+    Done: "done",
+}
 
 
-def create_app(token: str) -> web.Application:
+def create_app(token: str, calls: Calls) -> web.Application:
     """The routes; `token` is what callers must present."""
     expected = f"Bearer {token}".encode()
 
-    async def infer(request: web.Request) -> web.Response:
-        if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected):
+    async def infer(request: web.Request) -> web.StreamResponse:
+        if not hmac.compare_digest(request.headers.get("Authorization", "").encode("utf-8", "replace"), expected):
             return _refuse(HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", "the token is missing or wrong")
         try:
-            asked = msgspec.json.decode(await request.read(), type=InferRequest)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            return _refuse(HTTPStatus.BAD_REQUEST, "BAD_REQUEST", str(error))
-        return _refuse(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "ENGINE_UNAVAILABLE",
-            f"this engine-runner has no provider {asked.provider[:64]!r}",
-        )
+            asked = decode_request(await request.read())
+            if asked.stream:
+                return await _streamed(request, calls, asked)
+            return _json(HTTPStatus.OK, Answer.of(await calls.infer(asked)))
+        except ModelError as failed:
+            return _json(status_of(failed), Refusal.of(failed))
 
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_refusals_as_json])
     app.router.add_get("/healthz", _healthz)
@@ -57,6 +57,36 @@ def create_app(token: str) -> web.Application:
     app.router.add_get("/metrics", _metrics)
     app.router.add_post("/internal/v1/llm/infer", infer)
     return app
+
+
+async def _streamed(request: web.Request, calls: Calls, asked: InferRequest) -> web.StreamResponse:
+    """Server-sent events. Raises ModelError where nothing was sent yet, so that it is answered as any refusal is."""
+    async with aclosing(calls.stream(asked)) as pieces:
+        first = await anext(pieces)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        try:
+            await _write(response, first)
+            async for piece in pieces:
+                await _write(response, piece)
+        except ModelError as failed:
+            await _send(response, "error", Refusal.of(failed))
+        except (TimeoutError, ConnectionError):
+            log.info("stream_not_read", org_id=asked.organization_id)
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+    await response.write_eof()
+    return response
+
+
+async def _write(response: web.StreamResponse, piece: Piece) -> None:
+    await _send(response, _EVENTS[type(piece)], Answer.of(piece.reply) if isinstance(piece, Done) else piece)
+
+
+async def _send(response: web.StreamResponse, event: str, data: msgspec.Struct) -> None:
+    async with asyncio.timeout(WRITE_TIMEOUT_S):
+        await response.write(b"event: " + event.encode() + b"\ndata: " + msgspec.json.encode(data) + b"\n\n")
 
 
 async def _healthz(_request: web.Request) -> web.Response:
@@ -77,10 +107,26 @@ async def _refusals_as_json(request: web.Request, handler: Any) -> web.StreamRes
         return _refuse(HTTPStatus.NOT_FOUND, "NOT_FOUND", "there is no such route")
     except web.HTTPMethodNotAllowed:
         return _refuse(HTTPStatus.METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "this route does not take that method")
+    except web.HTTPException:
+        raise
+    except Exception as unforeseen:  # noqa: BLE001
+        # Not its text, nor what it came from: either may quote the key.
+        log.error("unforeseen", kind=type(unforeseen).__name__, at=_place(unforeseen))
+        return _refuse(HTTPStatus.INTERNAL_SERVER_ERROR, Code.INTERNAL_ERROR, "a fault of the engine-runner's own")
     return response
 
 
+def _place(error: BaseException) -> str:
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"{last.filename}:{last.lineno}"
+
+
 def _refuse(status: HTTPStatus, code: str, message: str) -> web.Response:
-    return web.Response(
-        status=status, body=msgspec.json.encode(Refusal(error=code, message=message)), content_type="application/json"
-    )
+    return _json(status, Refusal(error=code, message=message))
+
+
+def _json(status: HTTPStatus, body: msgspec.Struct) -> web.Response:
+    headers: dict[str, str] = {}
+    if status is HTTPStatus.SERVICE_UNAVAILABLE and isinstance(body, Refusal) and body.retry_after_ms is not None:
+        headers["Retry-After"] = str(-(-body.retry_after_ms // 1000))
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json", headers=headers)

@@ -411,3 +411,35 @@ class EngineRunnerSettings(ProcessSettings, frozen=True, kw_only=True):
     engine_runner_timeout_ms: Annotated[
         int, Setting("ENGINE_RUNNER_TIMEOUT_MS", "Longest wait for one model call.", 1_000, 600_000)
     ] = 30_000
+    max_concurrent: Annotated[
+        int,
+        Setting(
+            "ENGINE_RUNNER_MAX_CONCURRENT",
+            "Model calls at once of one organization to one provider; further ones wait their turn.",
+            1,
+            10_000,
+        ),
+    ] = 20
+    egress_allow: Annotated[
+        tuple[str, ...],
+        Setting("VESPID_EGRESS_ALLOW", "Hosts and networks that tenants' base URLs may name besides public ones."),
+    ] = ()
+    openai_base_url: Annotated[
+        str, Setting("OPENAI_BASE_URL", "Where `openai` is called, instead of its own address.")
+    ] = ""
+    anthropic_base_url: Annotated[
+        str, Setting("ANTHROPIC_BASE_URL", "Where `anthropic` is called, instead of its own address.")
+    ] = ""
+    gemini_base_url: Annotated[
+        str, Setting("GEMINI_BASE_URL", "Where `gemini` is called, instead of its own address.")
+    ] = ""
+    openrouter_base_url: Annotated[
+        str, Setting("OPENROUTER_BASE_URL", "Where `openrouter` is called, instead of its own address.")
+    ] = ""
+    openai_compatible_base_url: Annotated[
+        str,
+        Setting(
+            "OPENAI_COMPATIBLE_BASE_URL",
+            "Where `openai-compatible` is called when the request names no place: vLLM, Ollama, …",
+        ),
+    ] = ""
