@@ -149,7 +149,7 @@ def _client(call: Call) -> anthropic.AsyncAnthropic:
     return anthropic.AsyncAnthropic(
         api_key=call.api_key,
         base_url=call.base_url,
-        http_client=sdk_client(call.http, call.operator_base),
+        http_client=sdk_client(call),
         max_retries=0,
         timeout=None,
         open_telemetry=False,

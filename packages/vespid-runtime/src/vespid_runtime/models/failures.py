@@ -41,9 +41,11 @@ class Failures:
 
     def network(self, error: BaseException) -> ModelError:
         """There was no answer, or only the beginning of one."""
-        for cause in _causes(error):
-            if isinstance(cause, EgressRefused):
-                return ModelError("EGRESS_DENIED", str(cause))
+        causes = list(_causes(error))
+        for refused in causes:
+            if isinstance(refused, EgressRefused):
+                return ModelError("EGRESS_DENIED", str(refused))
+        for cause in causes:
             if isinstance(cause, ReplyTooLarge):
                 return self.invalid(str(cause))
             if isinstance(cause, httpx2.RequestError):

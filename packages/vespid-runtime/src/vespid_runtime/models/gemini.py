@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -37,7 +37,7 @@ class GeminiProvider:
     """Keeps nothing between calls, so one serves all."""
 
     async def infer(self, call: Call) -> ModelReply:
-        answer, models, body = _Answer(), _models(call), _body(call)
+        answer, models, body = _Answer(), _models(call, sdk_client(call)), _body(call)
         with _failures(call) as failures:
             response = await models.generate_content(**body)
             for _ in answer.heard(response):
@@ -47,11 +47,12 @@ class GeminiProvider:
         return answer.reply()
 
     async def stream(self, call: Call) -> AsyncGenerator[Piece, None]:
-        answer, models, body = _Answer(), _models(call), _body(call)
+        sends = sdk_client(call)
+        answer, models, body = _Answer(), _models(call, sends), _body(call)
         with _failures(call) as failures:
-            responses = await models.generate_content_stream(**body)
-            async with aclosing(responses):
-                async for response in responses:
+            # The SDK's generators do not close each other: closing what sends is what ends the call.
+            async with sends:
+                async for response in await models.generate_content_stream(**body):
                     for piece in answer.heard(response):
                         yield piece
             if not answer.ended:
@@ -106,9 +107,8 @@ class _Answer:
         )
 
 
-def _models(call: Call) -> Any:
+def _models(call: Call, sends: httpx2.AsyncClient) -> Any:
     """The SDK's `models`, of a client that asks nothing of the environment."""
-    sends = sdk_client(call.http, call.operator_base)
     options = types.HttpOptions(
         base_url=call.base_url,
         httpx_async_client=sends,

@@ -137,14 +137,14 @@ def _of_call(wanted: ChoiceDeltaToolCall, answer: _Answer) -> Piece:
 
 def _client(call: Call) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
-        # The SDK insists on a value; where there is none, the header is taken out again.
+        # The SDK insists on a value; the transport does not send one that is not there.
         api_key=call.api_key or "none",
         base_url=call.base_url,
-        http_client=sdk_client(call.http, call.operator_base),
+        http_client=sdk_client(call),
         max_retries=0,
         timeout=None,
         # As the SDK itself sends a key; said here because OPENAI_CUSTOM_HEADERS would replace what is not.
-        default_headers={"Authorization": f"Bearer {call.api_key}" if call.api_key else openai.Omit()},  # type: ignore[dict-item]
+        default_headers={"Authorization": f"Bearer {call.api_key}"},
     )
 
 

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import httpx2
 
-from vespid_runtime.egress import EgressRefused, GuardedHttp
+from vespid_runtime.egress import EgressRefused
+from vespid_runtime.models.provider import Call
 
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 
@@ -35,25 +36,26 @@ class ReplyTooLarge(httpx2.ReadError):
     """The answer is longer than any model's."""
 
 
-def sdk_client(http: GuardedHttp, operator_base: str | None) -> httpx2.AsyncClient:
-    """For one call of an SDK. `operator_base` as of `GuardedHttp.send`. Holds nothing that must be closed."""
-    return httpx2.AsyncClient(
-        transport=_Guarded(http, operator_base), trust_env=False, follow_redirects=False, timeout=None
-    )
+def sdk_client(call: Call) -> httpx2.AsyncClient:
+    """For one call of an SDK. Closing it closes what is still being answered; otherwise nothing is held."""
+    return httpx2.AsyncClient(transport=_Guarded(call), trust_env=False, follow_redirects=False, timeout=None)
 
 
 class _Guarded(httpx2.AsyncBaseTransport):
-    def __init__(self, http: GuardedHttp, operator_base: str | None) -> None:
-        self._http = http
-        self._operator_base = operator_base
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._bodies: list[_Body] = []
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         headers = {name: value for name, value in request.headers.items() if name.lower() in _SENT}
+        if not self._call.api_key:
+            # The SDKs insist on sending something.
+            headers.pop("authorization", None)
         headers["accept-encoding"] = "identity"
         body = await request.aread()
         try:
-            response = await self._http.send(
-                request.method, str(request.url), headers=headers, body=body, operator_base=self._operator_base
+            response = await self._call.http.send(
+                request.method, str(request.url), headers=headers, body=body, operator_base=self._call.operator_base
             )
         except EgressRefused as refused:
             raise httpx2.ConnectError(str(refused), request=request) from refused
@@ -62,7 +64,13 @@ class _Guarded(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectError(f"no connection ({type(broken).__name__})", request=request) from broken
         # aiohttp has undone the encoding, if there was one after all.
         answered = [(name, value) for name, value in response.headers.items() if name.lower() != "content-encoding"]
-        return httpx2.Response(response.status, headers=answered, stream=_Body(response), request=request)
+        answer = _Body(response)
+        self._bodies.append(answer)
+        return httpx2.Response(response.status, headers=answered, stream=answer, request=request)
+
+    async def aclose(self) -> None:
+        for body in self._bodies:
+            await body.aclose()
 
 
 class _Body(httpx2.AsyncByteStream):
