@@ -201,6 +201,16 @@ async def test_compatible_server_must_be_named(http: GuardedHttp, ask: MakeReque
 
 
 @every_wire
+@pytest.mark.parametrize(
+    "url", ["no url", "ftp://models.example", "http://[", "http://user:pw@models.example", "http://"]
+)
+async def test_base_url_that_is_none_is_told_as_such(
+    provider: str, url: str, http: GuardedHttp, ask: MakeRequest
+) -> None:
+    assert (await failure(Models(Providers(http)), ask(provider, base_url=url))).code == "BAD_REQUEST"
+
+
+@every_wire
 async def test_base_url_of_a_tenant_reaches_no_private_address(
     provider: str, server: ModelServer, http: GuardedHttp, ask: MakeRequest
 ) -> None:

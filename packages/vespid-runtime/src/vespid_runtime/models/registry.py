@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from vespid_protocol.codes import Code
-from vespid_runtime.egress import GuardedHttp
+from vespid_runtime.egress import EgressGuard, EgressInvalid, GuardedHttp
 from vespid_runtime.models.provider import Call, Provider
 from vespid_runtime.models.types import ModelError, ModelRequest
 
@@ -89,6 +89,10 @@ class Providers:
         base_url = request.base_url or configured.base_url or entry.base_url
         if base_url is None:
             raise ModelError(Code.BAD_REQUEST, f"{request.provider} needs a base URL (baseUrl)")
+        try:
+            EgressGuard.parse_url(base_url)
+        except EgressInvalid as invalid:
+            raise ModelError(Code.BAD_REQUEST, f"the base URL of {request.provider}: {invalid}") from invalid
         operators = configured.base_url is not None and _same(base_url, configured.base_url)
         owned = operators or request.base_url is None
         key = request.auth.api_key if request.auth is not None else (configured.api_key if owned else None)

@@ -440,6 +440,6 @@ class EngineRunnerSettings(ProcessSettings, frozen=True, kw_only=True):
         str,
         Setting(
             "OPENAI_COMPATIBLE_BASE_URL",
-            "Where `openai-compatible` is called when the request names no place: vLLM, Ollama, …",
+            "Where `openai-compatible` is called when the request names no place: vLLM, Ollama and the like.",
         ),
     ] = ""
