@@ -122,11 +122,17 @@ class ModelServer:
         self._now = 0
         self._script: deque[Step] = deque()
         self._go_on = asyncio.Event()
+        self._came = asyncio.Condition()
         self._runner: web.AppRunner | None = None
 
     def will(self, *steps: Step) -> None:
         """What the next requests get."""
         self._script.extend(steps)
+
+    async def got(self, count: int) -> None:
+        """Returns once so many requests have come, all told."""
+        async with self._came:
+            await self._came.wait_for(lambda: len(self.requests) >= count)
 
     def go_on(self) -> None:
         """Let everything go that waits, now and later."""
@@ -176,7 +182,9 @@ class ModelServer:
     async def _answer(self, wire: Wire, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         asked = Asked(wire, request.path_qs, headers, await request.json())
-        self.requests.append(asked)
+        async with self._came:
+            self.requests.append(asked)
+            self._came.notify_all()
         if self.key is not None and asked.key != self.key:
             return _failure(wire, Fail(401, f"Incorrect API key provided: {asked.key}.", "authentication_error"))
         step = self._script.popleft() if self._script else Fail(500, "the script has no more steps")

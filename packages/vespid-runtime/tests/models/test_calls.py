@@ -110,6 +110,7 @@ async def test_provider_that_does_not_answer_in_time_is_hung_up_on(
     server.will(Wait(Say("Too late.")))
     failed = await failure(models, ask(provider, timeout_ms=1_500), streamed=streamed)
     assert failed.code == "LLM_TIMEOUT"
+    assert "1500 ms" in failed.message
     assert failed.retryable
     await asyncio.wait_for(server.left.wait(), 30)
 
