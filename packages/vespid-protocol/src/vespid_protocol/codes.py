@@ -81,6 +81,9 @@ class Code(StrEnum):
     TOOL_POLICY_DENIED = "TOOL_POLICY_DENIED"
     AGENT_MAX_TURNS = "AGENT_MAX_TURNS"
     AGENT_MAX_TOOL_CALLS = "AGENT_MAX_TOOL_CALLS"
+    AGENT_MAX_RUNTIME_CHARS = "AGENT_MAX_RUNTIME_CHARS"
+    AGENT_NO_PROGRESS = "AGENT_NO_PROGRESS"
+    AGENT_OUTPUT_INVALID = "AGENT_OUTPUT_INVALID"
     EXECUTOR_UNSUPPORTED_ENGINE = "EXECUTOR_UNSUPPORTED_ENGINE"
     EXECUTOR_CLI_NOT_FOUND = "EXECUTOR_CLI_NOT_FOUND"
     EXECUTOR_CLI_FAILED = "EXECUTOR_CLI_FAILED"
@@ -145,6 +148,11 @@ CODES: dict[Code, Entry] = {
     Code.TOOL_POLICY_DENIED: Entry(_R, False, "The organization's settings forbid the tool.", "tool"),
     Code.AGENT_MAX_TURNS: Entry(_E, False, "The model used up its turns without an answer."),
     Code.AGENT_MAX_TOOL_CALLS: Entry(_E, False, "The model used up its tool calls without an answer."),
+    Code.AGENT_MAX_RUNTIME_CHARS: Entry(_E, False, "What the model has to be given is longer than it may be."),
+    Code.AGENT_NO_PROGRESS: Entry(_E, False, "The model said nothing, or asked for the same calls, again and again."),
+    Code.AGENT_OUTPUT_INVALID: Entry(
+        _E, False, "The model's answer is not the JSON that is wanted, also after repairs."
+    ),
     Code.EXECUTOR_UNSUPPORTED_ENGINE: Entry(_E, False, "The agent does not have that engine."),
     Code.EXECUTOR_CLI_NOT_FOUND: Entry(_E, False, "The engine's command line program is not installed on the agent."),
     Code.EXECUTOR_CLI_FAILED: Entry(_E, True, "The engine's command line program failed."),
