@@ -445,5 +445,5 @@ def test_recorded_call_that_is_not_allowed_any_more_is_refused(play, call) -> No
     assert again.asked.messages[-1].content == "TOOL_NOT_ALLOWED:memory.search"
 
 
-def test_start_of_every_event_in_the_table_has_a_row() -> None:
+def test_every_event_has_a_row() -> None:
     assert {row.event for row in ROWS} == set(Event)
