@@ -57,8 +57,9 @@ class Loop(_Part, frozen=True, kw_only=True):
     open: tuple[Call, ...] = ()
     # How much of the present reply was said in deltas.
     said_chars: int = 0
-    # In a row: replies without anything, answers that were no use.
+    # Replies without anything, in a row.
     silences: int = 0
+    # Answers that the model was asked to mend.
     repairs: int = 0
     # How often the same calls were answered the same, one time after another, and which.
     repeats: int = 0
