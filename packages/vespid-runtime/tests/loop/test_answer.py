@@ -86,3 +86,8 @@ def test_pattern_that_would_try_for_ever_gives_up(play) -> None:
     loop = play(output=Output(mode="json", json_schema=schema))
     loop.reply('"' + "a" * 64 + '!"')
     assert loop.asked
+
+
+def test_nothing_is_fetched_for_a_schema(play) -> None:
+    loop = play(output=Output(mode="json", json_schema={"$ref": "http://127.0.0.1:9/schema"}))
+    assert "Retrieval is disabled" in loop.one(Failed).message

@@ -122,6 +122,13 @@ def test_model_that_never_stops_ends_at_its_turns_and_starts_nothing_in_vain(pla
     assert len(loop.called) == 2
 
 
+def test_model_is_not_asked_beyond_its_turns_to_speak_or_to_mend(play) -> None:
+    for text, output in (("", Output()), ("no JSON", Output(mode="json"))):
+        loop = play(limits={"max_turns": 1}, output=output)
+        loop.reply(text)
+        assert loop.one(Failed).code == Code.AGENT_MAX_TURNS
+
+
 def test_reply_with_more_calls_than_are_left_starts_none_of_them(play, call) -> None:
     loop = play(limits={"max_tool_calls": 2})
     loop.reply("", call())
@@ -246,6 +253,11 @@ def test_tool_that_does_not_exist_is_told_with_those_that_do(play, call) -> None
     assert "memory_search" in told
     assert "shell_run" not in told
     assert len(told) <= 2_000
+
+
+def test_refusal_is_bounded_however_many_tools_there_are(play, call) -> None:
+    tools = tuple(Tool(id=f"mcp.server.tool{number}") for number in range(500))
+    assert len(refusal(play(tools=tools, allow=("mcp.*",)), call("nothing"))) <= 2_000
 
 
 @pytest.mark.parametrize(
