@@ -322,7 +322,7 @@ async def test_host_that_has_lost_its_disk_takes_nothing_away(memory: Remembered
 
 async def test_session_without_a_host_cannot_sync(memory: Remembered) -> None:
     answer = await memory.owner.post("/v1/orgs/{org}/memory/sync", {"sessionKey": memory.key})
-    assert (answer.status, answer.code) == (503, "NO_AGENT_AVAILABLE")
+    assert (answer.status, answer.code) == (409, "CONFLICT")
 
 
 async def test_session_whose_host_is_away_cannot_sync(memory: Remembered) -> None:

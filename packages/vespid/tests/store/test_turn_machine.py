@@ -577,6 +577,7 @@ def sql(database_url: str) -> "Iterator[psycopg.Connection[Any]]":
 
 
 @pytest.mark.promise("P4", "P8")
+@pytest.mark.timeout(300)
 def test_the_statements_walk_the_table(sql: "psycopg.Connection[Any]") -> None:
     class OnDatabase(Walk):
         pass
@@ -585,8 +586,8 @@ def test_the_statements_walk_the_table(sql: "psycopg.Connection[Any]") -> None:
     run_state_machine_as_test(
         OnDatabase,
         settings=settings(
-            max_examples=30,
-            stateful_step_count=50,
+            max_examples=15,
+            stateful_step_count=40,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),

@@ -19,7 +19,7 @@ from vespid.control.deps import Deps
 from vespid.control.openapi import errors
 from vespid.control.pagination import Page, provide_page
 from vespid.control.wire import iso
-from vespid.errors import ApiError, bad_request, not_found
+from vespid.errors import ApiError, bad_request, conflict, not_found
 from vespid.store import memory as rows
 from vespid.store.sessions import SessionRow, find_session, read_session
 from vespid_protocol.ids import ExecutorId, OrgId, SessionId, is_uuid
@@ -123,7 +123,7 @@ class DocPage(msgspec.Struct, frozen=True, rename="camel"):
     "/v1/orgs/{org_id:str}/memory/sync",
     guards=[org_member],
     status_code=200,
-    responses=errors(404, 503),
+    responses=errors(404, 409, 503),
     operation_id="syncMemory",
     tags=["memory"],
 )
@@ -217,9 +217,9 @@ async def get_memory_doc(doc_id: FromPath[str], tenant: NamedDependency[TenantCo
 
 
 async def _push(deps: Deps, session: SessionRow, known: list[rows.ChangedRow]) -> Pushed:
-    """Raises ApiError 503 where no host can answer."""
+    """Raises ApiError 409 for a session that never had a host, 503 where its host cannot answer."""
     if session.pinned_executor_id is None:
-        raise ApiError(503, "NO_AGENT_AVAILABLE", "The session has no host yet; send it a message first.")
+        raise conflict("The session has no host yet; send it a message first.")
     if deps.gateways is None:
         raise ApiError(503, "GATEWAY_NOT_CONFIGURED", "This server was given no way to the gateways.")
     asked = PushAsked(
