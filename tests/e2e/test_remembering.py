@@ -17,7 +17,8 @@ from tests.support.processes import Processes, RunningProcess
 from tests.support.talk import Talk
 
 from vespid.control.app import ControlPlane
-from vespid.store.sessions import EngineChoice, MessageSender
+from vespid.domain.session_options import EngineChoice
+from vespid.store.sessions import MessageSender
 from vespid_agent import config
 from vespid_agent.config import AgentConfig
 from vespid_agent.testing.scripted_engine import SCRIPTED

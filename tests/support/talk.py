@@ -8,9 +8,10 @@ import msgspec
 
 from vespid.bus.channels import TURN_QUEUE, session_item
 from vespid.bus.ports import Mail
+from vespid.domain.session_options import EngineChoice
 from vespid.store import sessions
 from vespid.store.pool import Database
-from vespid.store.sessions import EngineChoice, MessageSender, NewMessage, NewSession, Sent, SessionEventRow, SessionRow
+from vespid.store.sessions import MessageSender, NewMessage, NewSession, Sent, SessionEventRow, SessionRow
 from vespid_protocol.ids import OrgId, SessionId, new_id
 
 REQUIREMENT = msgspec.Raw(b'{"kind":"agent.run","engine":"vespid.echo.v1"}')

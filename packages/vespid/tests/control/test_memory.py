@@ -17,8 +17,9 @@ from tests.support.ground import Executor
 from vespid.control import memory_search
 from vespid.control.app import ControlPlane
 from vespid.control.memory_search import MemorySearch
+from vespid.domain.session_options import EngineChoice
 from vespid.store import sessions
-from vespid.store.sessions import EngineChoice, NewSession
+from vespid.store.sessions import NewSession
 from vespid.store.turns import ChangedDocument, TurnStore
 from vespid_protocol.ids import OrgId, SessionId, UserId, new_id
 from vespid_runtime.memory import DELETED_SHA256, content_sha256

@@ -18,11 +18,12 @@ from vespid.dispatch.callers import Principal
 from vespid.dispatch.conversation import Conversation
 from vespid.domain.binding import MAIN, Facts
 from vespid.domain.session_message import SessionMessage
+from vespid.domain.session_options import EngineChoice
 from vespid.errors import ApiError
 from vespid.store import bindings as binding_rows
 from vespid.store.group import OutcomeUnknown
 from vespid.store.pool import Database
-from vespid.store.sessions import EngineChoice, MessageSender, NewMessage, NewSession, Sent, create_session
+from vespid.store.sessions import MessageSender, NewMessage, NewSession, Sent, create_session
 from vespid_protocol.ids import OrgId, SessionId, UserId, new_id
 
 USER = UserId(new_id())

@@ -14,7 +14,8 @@ from vespid.bus.errors import BusUnavailable
 from vespid.bus.messages import CapacityReported, ReportCapacity
 from vespid.dispatch import partitions as module
 from vespid.dispatch.partitions import Partitions
-from vespid.store.turns import LiveTurn, Pool
+from vespid.domain.selector import Pool
+from vespid.store.turns import LiveTurn
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId, new_id
 
 ORG, OTHER = OrgId(new_id()), OrgId(new_id())

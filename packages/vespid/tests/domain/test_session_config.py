@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from vespid.domain.session_config import EngineRow, SessionConfig, session_config
+from vespid.domain.session_config import SessionConfig, session_config
+from vespid.domain.session_options import EngineChoice
 
 KEY = "sk-canary-of-a-key"
 
@@ -19,7 +20,7 @@ def config(**others: Any) -> SessionConfig:
         "managed_tools": ("memory.*",),
         "api_key": KEY,
     }
-    return session_config(EngineRow("e", model="m"), **{**given, **others})
+    return session_config(EngineChoice("e", model="m"), **{**given, **others})
 
 
 def test_a_managed_host_gets_the_key_and_only_the_tools_its_operator_allows() -> None:

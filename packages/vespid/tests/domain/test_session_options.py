@@ -8,7 +8,7 @@ import pytest
 from vespid.domain.fields import FieldsInvalid
 from vespid.domain.policy import LlmChoice
 from vespid.domain.selector import Selector
-from vespid.domain.session_options import Engine, NewSessionBody, read_options
+from vespid.domain.session_options import EngineChoice, NewSessionBody, read_options
 
 NOTHING = LlmChoice()
 DEFAULT = LlmChoice("openai", "gpt-5", "s-default")
@@ -22,7 +22,7 @@ def read(body, default_llm=NOTHING, check_connector=None):
 
 def test_everything_may_be_left_out():
     options = read({})
-    assert options.engine == Engine("vespid.echo.v1")
+    assert options.engine == EngineChoice("vespid.echo.v1")
     assert (options.scope, options.on_busy, options.on_host_lost, options.pin_policy) == (
         "main",
         "queue",
@@ -41,25 +41,25 @@ def test_null_is_as_good_as_left_out():
 @pytest.mark.parametrize(
     ("body", "engine"),
     [
-        ({}, Engine("vespid.loop.v1", "gpt-5", "openai", "s-default")),
-        ({"engineId": "vespid.echo.v1"}, Engine("vespid.echo.v1")),
-        ({"engine": {"id": "vespid.loop.v1"}}, Engine("vespid.loop.v1", "gpt-5", "openai", "s-default")),
+        ({}, EngineChoice("vespid.loop.v1", "gpt-5", "openai", "s-default")),
+        ({"engineId": "vespid.echo.v1"}, EngineChoice("vespid.echo.v1")),
+        ({"engine": {"id": "vespid.loop.v1"}}, EngineChoice("vespid.loop.v1", "gpt-5", "openai", "s-default")),
         (
             {"engine": {"id": "vespid.loop.v1", "model": "gpt-5-mini"}},
-            Engine("vespid.loop.v1", "gpt-5-mini", "openai", "s-default"),
+            EngineChoice("vespid.loop.v1", "gpt-5-mini", "openai", "s-default"),
         ),
         (
             {"engine": {"id": "gateway.loop.v2", "auth": {"secretId": "s"}}},
-            Engine("vespid.loop.v1", "gpt-5", "openai", "s"),
+            EngineChoice("vespid.loop.v1", "gpt-5", "openai", "s"),
         ),
-        ({"llm": {"provider": "anthropic", "model": "m"}}, Engine("vespid.loop.v1", "m", "anthropic")),
+        ({"llm": {"provider": "anthropic", "model": "m"}}, EngineChoice("vespid.loop.v1", "m", "anthropic")),
         (
             {"engineId": "vespid.loop.v1", "llm": {"provider": "p", "model": "m", "auth": {"secretId": "s"}}},
-            Engine("vespid.loop.v1", "m", "p", "s"),
+            EngineChoice("vespid.loop.v1", "m", "p", "s"),
         ),
         (
             {"engine": {"id": "claude.agent-sdk.v1", "model": "m", "auth": {"secretId": "s"}}},
-            Engine("claude.agent-sdk.v1", "m", None, "s"),
+            EngineChoice("claude.agent-sdk.v1", "m", None, "s"),
         ),
     ],
 )
@@ -69,7 +69,7 @@ def test_every_spelling_names_one_engine(body, engine):
 
 def test_the_default_secret_goes_to_no_other_provider():
     body = {"engine": {"id": "vespid.loop.v1", "provider": "anthropic"}}
-    assert read(body, DEFAULT).engine == Engine("vespid.loop.v1", None, "anthropic", None)
+    assert read(body, DEFAULT).engine == EngineChoice("vespid.loop.v1", None, "anthropic", None)
 
 
 def test_only_a_secret_that_the_caller_named_is_theirs_to_prove():

@@ -6,8 +6,9 @@ import pytest_asyncio
 from tests.support.gateways import Fleet, Gateway
 
 from vespid.bus.channels import TURN_QUEUE, session_item
+from vespid.domain.session_options import EngineChoice
 from vespid.store.pool import Database
-from vespid.store.sessions import EngineChoice, MessageSender, NewMessage, NewSession, create_session
+from vespid.store.sessions import MessageSender, NewMessage, NewSession, create_session
 from vespid_protocol.ids import OrgId, SessionId, new_id
 
 SEND = "/internal/v1/sessions/send"

@@ -6,10 +6,10 @@ from uuid import UUID
 import msgspec
 
 from vespid.control.wire import iso
-from vespid.domain.session_options import Engine
+from vespid.domain.session_options import EngineChoice
 from vespid.store.sessions import SessionEventRow, SessionRow
 
-_decode_engine = msgspec.json.Decoder(Engine).decode
+_decode_engine = msgspec.json.Decoder(EngineChoice).decode
 
 
 class Session(msgspec.Struct, frozen=True, rename="camel"):

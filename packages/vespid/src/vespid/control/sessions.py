@@ -222,9 +222,7 @@ def _new_session(tenant: TenantContext, options: SessionOptions, routed: Routed)
         only_executor_id=None if selector.executor_id is None else ExecutorId(selector.executor_id),
         required_tags=tags,
         requirement=_raw(Requirement(TURN_KIND, engine=engine.id, tags=tags)),
-        engine=rows.EngineChoice(
-            id=engine.id, model=engine.model, provider=engine.provider, secret_id=engine.secret_id
-        ),
+        engine=engine,
         tools_allow=options.tools_allow,
         limits=_raw(options.limits),
         prompt_system=options.prompt_system,

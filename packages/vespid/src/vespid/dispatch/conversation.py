@@ -26,7 +26,7 @@ from vespid.store import sessions as rows
 from vespid.store.failure import STORE_AWAY
 from vespid.store.group import OutcomeUnknown
 from vespid.store.pool import Database
-from vespid.store.sessions import CancelledTurn, Ended, MessageSender, NewMessage, Routed, Sent, SessionEventRow
+from vespid.store.sessions import CancelledTurn, Ended, MessageSender, NewMessage, Sent, SessionEventRow
 from vespid.store.turns import TurnToPlace
 from vespid_protocol.client_frames import Attachment
 from vespid_protocol.ids import OrgId, SessionId, UserId
@@ -89,7 +89,7 @@ class Conversation:
             user=user_id,
             payload=msgspec.Raw(payload),
             key=message.idempotency_key,
-            routed=Routed(routed.agent_id, routed.binding_id),
+            routed=routed,
         )
         sent = await self._settled(new)
         if sent.outcome == "not_found":

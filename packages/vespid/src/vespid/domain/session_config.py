@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from vespid.domain.selector import Pool
+from vespid.domain.session_options import EngineChoice
 
 
 class Auth(msgspec.Struct, frozen=True, rename="camel"):
@@ -48,17 +49,8 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     memory_provider: Literal["builtin"] = "builtin"
 
 
-class EngineRow(msgspec.Struct, frozen=True, rename="camel"):
-    """`sessions.engine`."""
-
-    id: str
-    model: str | None = None
-    provider: str | None = None
-    secret_id: str | None = None
-
-
 def session_config(
-    engine: EngineRow,
+    engine: EngineChoice,
     *,
     pool: Pool,
     system: str | None,

@@ -125,8 +125,8 @@ class NewSessionBody(_Shape, frozen=True, rename="camel"):
     pin_policy: PinPolicy | None = None
 
 
-class Engine(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The engine as it is kept: one spelling, defaults filled in."""
+class EngineChoice(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The engine as it is kept: one spelling, defaults filled in. The key is a reference, never itself here."""
 
     id: str
     model: str | None = None
@@ -140,7 +140,7 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True):
     title: str | None
     scope: Scope
     facts: Facts
-    engine: Engine
+    engine: EngineChoice
     # The caller named it (it must exist), and not the organization's settings.
     named_secret_id: str | None
     prompt_system: str | None
@@ -187,7 +187,7 @@ def read_options(
 # --- the engine ------------------------------------------------------------------------------------------------------
 
 
-def _read_engine(body: NewSessionBody, default_llm: LlmChoice, notes: FieldNotes) -> tuple[Engine, str | None]:
+def _read_engine(body: NewSessionBody, default_llm: LlmChoice, notes: FieldNotes) -> tuple[EngineChoice, str | None]:
     """The engine, and the secret that the caller named for it."""
     engine, llm = _said_of(body.engine), _said_of(body.llm)
     provider, model, secret_id = (
@@ -195,11 +195,11 @@ def _read_engine(body: NewSessionBody, default_llm: LlmChoice, notes: FieldNotes
     )
     engine_id = _engine_id(body, default_llm, notes)
     if engine_id != engines.LOOP or (model is not None and provider is not None):
-        return Engine(engine_id, model, provider, secret_id), secret_id
+        return EngineChoice(engine_id, model, provider, secret_id), secret_id
     # Of the organization's default: what is not said, and its secret only for its own provider.
     pays = default_llm.secret_id if provider in (None, default_llm.provider) else None
     model = model or (default_llm.model if provider in (None, default_llm.provider) else None)
-    return Engine(engine_id, model, provider or default_llm.provider, secret_id or pays), secret_id
+    return EngineChoice(engine_id, model, provider or default_llm.provider, secret_id or pays), secret_id
 
 
 def _engine_id(body: NewSessionBody, default_llm: LlmChoice, notes: FieldNotes) -> str:

@@ -8,6 +8,10 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from vespid.domain.binding import Routed
+from vespid.domain.selector import Pool
+from vespid.domain.session_key import Scope
+from vespid.domain.session_options import EngineChoice
 from vespid.store.group import GroupCommit
 from vespid.store.pool import Database
 from vespid.store.queries import load
@@ -18,18 +22,7 @@ QUERIES = load("sessions")
 
 _encode = msgspec.json.Encoder().encode
 
-Scope = Literal["main", "per-peer", "per-channel-peer", "per-account-channel-peer"]
-Pool = Literal["byon", "managed"]
 SendOutcome = Literal["accepted", "repeated", "busy", "not_found"]
-
-
-class EngineChoice(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Which engine answers. `secret_id` is a reference; the key itself is never here."""
-
-    id: str
-    model: str | None = None
-    provider: str | None = None
-    secret_id: str | None = None
 
 
 class NewSession(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -137,13 +130,6 @@ class SessionStanding(msgspec.Struct, frozen=True):
     pinned_pool: Pool | None
     routed_agent_id: str | None
     turn: OpenTurn | None
-
-
-class Routed(msgspec.Struct, frozen=True, rename="camel"):
-    """Where bindings send it now; both None: nowhere in particular."""
-
-    agent_id: str | None
-    binding_id: str | None
 
 
 class NewMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from vespid.domain.selector import Pool
 from vespid.store.group import GroupCommit
 from vespid.store.pool import Database
 from vespid.store.queries import load
@@ -22,7 +23,6 @@ MAX_TRIES = 3
 
 _encode = msgspec.json.Encoder().encode
 
-Pool = Literal["byon", "managed"]
 LostReason = Literal["closed", "silent", "revoked", "unopened", "omitted", "declined"]
 
 

@@ -5,6 +5,7 @@ executor's capacity. A turn that this executor may not have goes back to whoever
 """
 
 import asyncio
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -17,7 +18,8 @@ from vespid.bus.messages import Offer
 from vespid.bus.session_news import Moved, encode
 from vespid.dispatch.house import House
 from vespid.dispatch.turn_wanted import wanted
-from vespid.domain.session_config import EngineRow, session_config
+from vespid.domain.session_config import session_config
+from vespid.domain.session_options import EngineChoice
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.hosted_turn import HostedTurn
 from vespid.gateway.edge.registry import Registry
@@ -59,7 +61,7 @@ class _Session(msgspec.Struct, frozen=True):
     organization_id: str
     session_key: str
     routed_agent_id: str | None
-    engine: EngineRow
+    engine: EngineChoice
     prompt_system: str | None
     prompt_instructions: str | None
     tools_allow: list[str]
@@ -68,6 +70,15 @@ class _Session(msgspec.Struct, frozen=True):
     last_turn_seq: int
     memory_version: int
     event_seq: int
+
+
+class Taken(NamedTuple):
+    """A turn that one of our hosts has now."""
+
+    connection: Connection
+    turn: HostedTurn
+    leased: LeasedTurn
+    session: _Session
 
 
 _decode_session = msgspec.json.Decoder(_Session).decode
@@ -95,7 +106,7 @@ class TurnLeases:
         self._resolver = resolver
         self._managed_tools = managed_tools
 
-    async def take(self, offer: Offer) -> tuple[Connection, HostedTurn, LeasedTurn] | None:
+    async def take(self, offer: Offer) -> Taken | None:
         """Lease the offered turn; None where that is not to be, and whoever has to know has been told."""
         connection = self._registry.get(offer.executor_id)
         if connection is None or not self._has_room(connection, offer) or not await self._is_reserved(offer):
@@ -149,19 +160,34 @@ class TurnLeases:
             turn.pool,
             lambda: connection.turns.get(turn.request_id) is turn,
         )
-        return connection, turn, answer
+        return Taken(connection, turn, answer, session)
 
-    async def frames(self, connection: Connection, turn: HostedTurn, leased: LeasedTurn) -> list[SessionOpen]:
+    async def frames(self, taken: Taken) -> list[SessionOpen]:
         """The `session_open` frames that the host needs, none where its copy is good; `turn.frame` is what follows.
 
         Raises KeyUnavailable.
         """
-        session = _decode_session(leased.session)
+        connection, turn, leased, session = taken
         key = None
         if connection.pool == "managed" and session.engine.secret_id is not None:
             key = await self._key(turn.org_id, session.engine.secret_id)
             turn.redactor = Redactor([key])
             turn.begin_anew()
+        head = SessionOpen(
+            request_id=turn.request_id,
+            organization_id=turn.org_id,
+            session_id=turn.session_id,
+            session_key=session.session_key,
+            routed_agent_id=session.routed_agent_id,
+            user_id="" if leased.user_id is None else str(leased.user_id),
+            session_config=msgspec.Raw(b"{}"),
+            history=(),
+            history_from=0,
+            history_seq=session.last_turn_seq,
+        )
+        turn.frame = turn_frame(head, turn.seq, leased.payload, leased.prior)
+        if leased.history is None:
+            return []
         config = session_config(
             session.engine,
             pool=connection.pool,
@@ -172,21 +198,7 @@ class TurnLeases:
             managed_tools=self._managed_tools,
             api_key=key,
         )
-        head = SessionOpen(
-            request_id=turn.request_id,
-            organization_id=turn.org_id,
-            session_id=turn.session_id,
-            session_key=session.session_key,
-            routed_agent_id=session.routed_agent_id,
-            user_id="" if leased.user_id is None else str(leased.user_id),
-            session_config=msgspec.Raw(_encode(config)),
-            history=(),
-            history_from=0,
-            history_seq=session.last_turn_seq,
-        )
-        turn.frame = turn_frame(head, turn.seq, leased.payload, leased.prior)
-        if leased.history is None:
-            return []
+        head = msgspec.structs.replace(head, session_config=msgspec.Raw(_encode(config)))
         past = Past(
             history=_decode_history(leased.history),
             history_seq=session.last_turn_seq,

@@ -196,10 +196,10 @@ class Turns:
         taken = await self._leases.take(offer)
         if taken is None:
             return
-        connection, turn, leased = taken
+        connection, turn = taken.connection, taken.turn
         self.hosts.add(connection)
         try:
-            frames = await self._leases.frames(connection, turn, leased)
+            frames = await self._leases.frames(taken)
         except KeyUnavailable as missing:
             await self._ends.fail(connection, turn, missing.code, str(missing))
             return
