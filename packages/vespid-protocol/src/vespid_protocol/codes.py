@@ -84,6 +84,9 @@ class Code(StrEnum):
     AGENT_MAX_RUNTIME_CHARS = "AGENT_MAX_RUNTIME_CHARS"
     AGENT_NO_PROGRESS = "AGENT_NO_PROGRESS"
     AGENT_OUTPUT_INVALID = "AGENT_OUTPUT_INVALID"
+    APPROVAL_REQUIRED = "APPROVAL_REQUIRED"
+    APPROVAL_DENIED = "APPROVAL_DENIED"
+    APPROVAL_EXPIRED = "APPROVAL_EXPIRED"
     EXECUTOR_UNSUPPORTED_ENGINE = "EXECUTOR_UNSUPPORTED_ENGINE"
     EXECUTOR_CLI_NOT_FOUND = "EXECUTOR_CLI_NOT_FOUND"
     EXECUTOR_CLI_FAILED = "EXECUTOR_CLI_FAILED"
@@ -153,6 +156,9 @@ CODES: dict[Code, Entry] = {
     Code.AGENT_OUTPUT_INVALID: Entry(
         _E, False, "The model's answer is not the JSON that is wanted, also after repairs."
     ),
+    Code.APPROVAL_REQUIRED: Entry(_R, False, "The attempt waits for a person; it goes on when one has decided."),
+    Code.APPROVAL_DENIED: Entry(_R, False, "A person did not allow it."),
+    Code.APPROVAL_EXPIRED: Entry(_R, False, "Nobody allowed it in time."),
     Code.EXECUTOR_UNSUPPORTED_ENGINE: Entry(_E, False, "The agent does not have that engine."),
     Code.EXECUTOR_CLI_NOT_FOUND: Entry(_E, False, "The engine's command line program is not installed on the agent."),
     Code.EXECUTOR_CLI_FAILED: Entry(_E, True, "The engine's command line program failed."),

@@ -8,13 +8,13 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from vespid_runtime.engines.engine import ToolEvent
 from vespid_runtime.loop.effects import CallModel, CallTool, Say, Tell, Wanted
 from vespid_runtime.loop.events import Delta, ModelFailed, Replied, Start, Told, ToolAnswered
 from vespid_runtime.loop.state import Loop
 from vespid_runtime.loop.task import LoopLimits, LoopTask, Tool
 from vespid_runtime.loop.walk import step
 from vespid_runtime.models.types import ModelReply, ToolCall, Usage
+from vespid_runtime.tools.event import ToolEvent
 
 SEARCH = Tool(
     id="memory.search",

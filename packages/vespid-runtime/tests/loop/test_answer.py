@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vespid_protocol.codes import Code
+from vespid_runtime.engines.config import Output
 from vespid_runtime.loop.effects import Failed, Finished
-from vespid_runtime.loop.task import Output
 
 SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
 WANTED = Output(mode="json", json_schema=SCHEMA)

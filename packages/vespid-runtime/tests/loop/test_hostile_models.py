@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from vespid_runtime.engines.config import Output
 from vespid_runtime.loop.context import cost, fixed_cost, tool_specs
 from vespid_runtime.loop.effects import CallModel, CallTool, Cancelled, Failed, Finished, Say, Stop, Tell, Wanted
 from vespid_runtime.loop.events import Cancel, Delta, ModelFailed, Replied, Resume, Start, Tick, Told, ToolAnswered
 from vespid_runtime.loop.machine import TERMINAL, State
 from vespid_runtime.loop.names import is_allowed
 from vespid_runtime.loop.state import Loop
-from vespid_runtime.loop.task import LoopLimits, LoopTask, Output, Tool
+from vespid_runtime.loop.task import LoopLimits, LoopTask, Tool
 from vespid_runtime.loop.walk import step, wake_at_ms
 from vespid_runtime.models.types import Assistant, ModelReply, System, ToolCall, ToolResult, User
 

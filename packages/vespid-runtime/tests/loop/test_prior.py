@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from vespid_runtime.engines.engine import ToolEvent
 from vespid_runtime.loop.prior import digest, recorded_calls
+from vespid_runtime.tools.event import ToolEvent
 
 
 def cut(event: ToolEvent, chars: int) -> ToolEvent:

@@ -7,12 +7,13 @@ import pytest
 
 from vespid_protocol.codes import Code
 from vespid_protocol.machine import IllegalTransition
+from vespid_runtime.engines.config import Output
 from vespid_runtime.loop.effects import CallModel, CallTool, Cancelled, Failed, Finished, Say, Stop, Tell
 from vespid_runtime.loop.events import Cancel, Resume, Start, Tick, ToolAnswered
 from vespid_runtime.loop.machine import ROWS, TERMINAL, Event, State
 from vespid_runtime.loop.prior import recorded_calls
 from vespid_runtime.loop.state import Loop
-from vespid_runtime.loop.task import Output, Tool
+from vespid_runtime.loop.task import Tool
 from vespid_runtime.loop.walk import step, wake_at_ms
 from vespid_runtime.models.types import Assistant, System, ToolResult, User
 

@@ -10,8 +10,9 @@ from vespid_agent.sessions.session import Session
 from vespid_agent.work.job import idempotency_key
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import SessionTurn
-from vespid_runtime.engines.engine import EngineError, ToolEvent, TurnRequest
+from vespid_runtime.engines.engine import EngineError, TurnRequest
 from vespid_runtime.memory.workspace import MemoryWorkspace
+from vespid_runtime.tools.event import ToolEvent
 
 _ItemT = TypeVar("_ItemT")
 

@@ -54,6 +54,9 @@ class TurnStream:
         said = None if message is None else self._redactor.redact(message)[:EVENT_MESSAGE_MAX_CHARS]
         self._tell(Event(seq=self._seq, ts=epoch_ms(), kind=kind, level=level, message=said, payload=raw))
 
+    async def keep(self, state: bytes) -> None:
+        """Nothing: a turn that is tried again goes by its events, which the gateway has."""
+
     def flush(self) -> None:
         """Send what waits, as far as the link takes it."""
         self._is_due = False

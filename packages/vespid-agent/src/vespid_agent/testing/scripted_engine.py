@@ -42,14 +42,8 @@ from typing import Any
 
 import msgspec
 
-from vespid_runtime.engines.engine import (
-    TOOL_CALL,
-    TOOL_RESULT,
-    EngineError,
-    TurnAnswer,
-    TurnOutput,
-    TurnRequest,
-)
+from vespid_runtime.engines.engine import EngineError, TurnAnswer, TurnOutput, TurnRequest
+from vespid_runtime.tools.event import TOOL_CALL, TOOL_RESULT
 
 SCRIPTED = "vespid.scripted.v1"
 
@@ -76,6 +70,8 @@ class _Script:
         self.said: list[str] = []
         self.payload: dict[str, object] | None = None
         self._request = request
+        assert request.memory is not None, "only sessions are scripted"
+        self._memory = request.memory
         self._output = output
         self._deaf_until = 0.0
 
@@ -106,10 +102,10 @@ class _Script:
             case {"remember": str(path)}:
                 await asyncio.to_thread(self._remember, path, step)
             case {"recall": str(path)}:
-                content = await asyncio.to_thread(request.memory.read, path)
+                content = await asyncio.to_thread(self._memory.read, path)
                 self._say("(nothing)" if content is None else content)
             case {"search": str(words)}:
-                found = await asyncio.to_thread(request.memory.search, words)
+                found = await asyncio.to_thread(self._memory.search, words)
                 self._say("\n".join(each.path for each in found))
             case {"history": _}:
                 self._say_json([[entry.seq, entry.role, entry.content] for entry in request.history])
@@ -153,7 +149,7 @@ class _Script:
         self._output.event(TOOL_RESULT, "info", name, {"tool": name, "result": step.get("result")})
 
     def _remember(self, path: str, step: dict[str, Any]) -> None:
-        memory, content = self._request.memory, step.get("content")
+        memory, content = self._memory, step.get("content")
         if content is None:
             memory.remove(path)
         elif step.get("append"):

@@ -57,6 +57,14 @@ class Limits(_Part, frozen=True, kw_only=True):
     max_runtime_chars: Limit | None = None
 
 
+class Output(_Part, frozen=True, kw_only=True, omit_defaults=True):
+    """What the answer has to be."""
+
+    mode: Literal["text", "json"] = "text"
+    # None: any JSON.
+    json_schema: dict[str, object] | bool | None = None
+
+
 class SessionConfig(_Part, frozen=True, kw_only=True):
     """Of one session, the same for all its turns until it is opened anew."""
 

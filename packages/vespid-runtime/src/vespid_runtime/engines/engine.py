@@ -2,78 +2,97 @@
 
     answer = await engine.turn(request, output)
 
-An engine keeps nothing between turns: the request brings the history. It is stopped by cancelling its task; it then
-ends what it began and lets the cancellation through. What it says is redacted, journaled and sent by its host, so an
-engine masks nothing and resends nothing. Whatever it does for the outside world it does under the idempotency key,
-because a turn may be tried again on another host, with the tool events of the earlier try in `prior`.
+A turn is a message of a session, or a node of a run: then there is no history and no session. An engine keeps nothing
+between turns: the request brings the history. It is stopped by cancelling its task; it then ends what it began and lets
+the cancellation through. What it says is redacted, journaled and sent by its host, so an engine masks nothing and
+resends nothing. Whatever it does for the outside world it does under the idempotency key, because a turn may be tried
+again on another host, with the tool events of the earlier try in `prior`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from vespid_protocol.frames import HistoryEntry, Level
-from vespid_runtime.engines.config import SessionConfig
+from vespid_runtime.engines.config import Output, SessionConfig
 from vespid_runtime.memory.workspace import MemoryWorkspace
-
-# Kinds of events that a session shows; each call is followed by its result.
-TOOL_CALL = "tool_call"
-TOOL_RESULT = "tool_result"
+from vespid_runtime.models.types import Usage
+from vespid_runtime.tools.approval import ApprovalAsked, Approvals
+from vespid_runtime.tools.event import ToolEvent
+from vespid_runtime.tools.toolbox import Toolbox
 
 
 class EngineError(Exception):
     """The turn failed, with a code of the contract. The message is for people."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, usage: Usage | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+        # What the model took all the same.
+        self.usage = usage
 
 
-class ToolEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What an earlier try of the same turn called, or was answered."""
+class EngineParked(Exception):
+    """The turn goes no further before people have decided; it goes on from `state` when they have."""
 
-    kind: str
-    level: Level = "info"
-    message: str | None = None
-    # A JSON value.
-    payload: object = None
+    def __init__(self, state: bytes, asked: Sequence[ApprovalAsked]) -> None:
+        super().__init__(f"{len(asked)} tool calls wait for approval")
+        # For `TurnRequest.resume`. A JSON document.
+        self.state = state
+        self.asked = tuple(asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRequest:
-    """One user message, and all that is needed to answer it."""
+    """One message, and all that is needed to answer it."""
 
     request_id: str
-    session_id: str
+    # None: a node of a run.
+    session_id: str | None
     organization_id: str
     user_id: str
     message: str
     # JSON values.
-    attachments: tuple[object, ...]
+    attachments: tuple[object, ...] = ()
     # What was said before, oldest first; without this message.
-    history: tuple[HistoryEntry, ...]
+    history: tuple[HistoryEntry, ...] = ()
     # Of an earlier try of this turn, oldest first.
-    prior: tuple[ToolEvent, ...]
+    prior: tuple[ToolEvent, ...] = ()
     config: SessionConfig
-    # The same in every try of this turn. A tool call adds `:tool:<n>`.
+    # The same in every try of this turn: `<runId>:<nodeId>` of a node. A tool call adds `:tool:<n>`.
     idempotency_key: str
-    # The session's documents. Blocks on the disk: call it from a thread.
-    memory: MemoryWorkspace
+    # The session's documents, None where there is no session. Blocks on the disk: call it from a thread.
+    memory: MemoryWorkspace | None = None
+    # What the host lets be called; `config.tools_allow` says what of it this turn may call.
+    tools: Toolbox = field(default_factory=Toolbox)
+    approvals: Approvals = field(default_factory=Approvals)
+    # What the answer has to be.
+    output: Output = field(default_factory=Output)
+    # A folder for what works with files: the node's own, or the session's. None: this host gives none.
+    workdir: Path | None = None
+    # What an earlier try kept last, or was parked with: the turn goes on from there.
+    resume: bytes | None = None
 
 
 class TurnOutput(Protocol):
-    """Where an engine says what it does while it runs. Called on the loop; never waits."""
+    """Where an engine says what it does while it runs. Called on the loop."""
 
     def delta(self, text: str) -> None:
-        """The next piece of the answer's text."""
+        """The next piece of the answer's text. Never waits."""
         ...
 
     def event(self, kind: str, level: Level, message: str | None, payload: object) -> None:
-        """A tool is called, or has answered. `payload`: a JSON value."""
+        """A tool is called, or has answered. `payload`: a JSON value. Never waits."""
+        ...
+
+    async def keep(self, state: bytes) -> None:
+        """Returns when the next try will find `state`, a JSON document, as far as the host has a place for it."""
         ...
 
 
@@ -83,6 +102,10 @@ class TurnAnswer:
 
     content: str
     payload: dict[str, object] | None = None
+    # Where JSON was asked for: the answer, decoded.
+    value: object = msgspec.UNSET
+    # What the model took, where the engine knows.
+    usage: Usage | None = None
 
 
 class Engine(Protocol):
@@ -92,5 +115,5 @@ class Engine(Protocol):
     id: str
 
     async def turn(self, request: TurnRequest, output: TurnOutput) -> TurnAnswer:
-        """Raises EngineError."""
+        """Raises EngineError, and EngineParked where `request.approvals` asks for people."""
         ...

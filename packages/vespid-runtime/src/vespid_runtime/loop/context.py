@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from vespid_runtime.engines.config import Output
 from vespid_runtime.loop.cutting import cut_middle
 from vespid_runtime.loop.names import is_allowed, name_tools
 from vespid_runtime.loop.state import Said
-from vespid_runtime.loop.task import LoopTask, Output
+from vespid_runtime.loop.task import LoopTask
 from vespid_runtime.models.types import Assistant, Message, System, ToolResult, ToolSpec, User
 
 # What a message costs beside its text.

@@ -15,11 +15,11 @@ from collections.abc import Iterable
 import msgspec
 
 from vespid_protocol.frames import Level
-from vespid_runtime.engines.engine import TOOL_CALL, TOOL_RESULT, ToolEvent
 from vespid_runtime.loop.effects import Tell
 from vespid_runtime.loop.state import Call
 from vespid_runtime.loop.task import Recorded
 from vespid_runtime.models.types import ToolResult
+from vespid_runtime.tools.event import TOOL_CALL, TOOL_RESULT, ToolEvent
 
 # Of the arguments, in an event.
 ARGUMENTS_SHOWN_MAX_CHARS = 4_000

@@ -6,12 +6,13 @@ is shown only those; it is told `TOOL_NOT_ALLOWED:<id>` for the others, and that
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from vespid_runtime.engines import config
+from vespid_runtime.engines.config import Output
 from vespid_runtime.models.types import Assistant, User
 
 
@@ -53,14 +54,6 @@ class LoopLimits(_Part, frozen=True, kw_only=True):
         """With the defaults for what is not said."""
         said = {name: value for name, value in msgspec.structs.asdict(limits).items() if value is not None}
         return cls(**said)
-
-
-class Output(_Part, frozen=True, kw_only=True):
-    """What the answer has to be."""
-
-    mode: Literal["text", "json"] = "text"
-    # None: any JSON.
-    json_schema: dict[str, object] | bool | None = None
 
 
 class Recorded(_Part, frozen=True, kw_only=True):
