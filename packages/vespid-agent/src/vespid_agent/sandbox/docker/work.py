@@ -9,15 +9,19 @@ import contextlib
 import os
 import shutil
 import sys
-import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from vespid_agent.sandbox.docker.container import OWNER_LABEL, TASK_LABEL, WORK, Container
 from vespid_agent.sandbox.docker.engine import Engine, EngineError
 from vespid_agent.sandbox.task import QuotaExceeded
+
+if TYPE_CHECKING or sys.version_info >= (3, 12):
+    import tarfile
+else:  # Debian 12 has a Python 3.11 from before the filters of hostile archives
+    from backports import tarfile
 
 _CHUNK = 256 * 1024
 
