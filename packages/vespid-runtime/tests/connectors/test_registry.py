@@ -47,7 +47,7 @@ def test_built_in_connectors_are_there_with_their_actions() -> None:
     found = {info.id: [action.id for action in info.actions] for info in registry(()).describe()}
     assert found == {
         "http": ["request"],
-        "github": ["issue.create", "issue.comment"],
+        "github": ["issue.get", "issue.create", "issue.comment"],
         "slack": ["message.post"],
         "postgres": ["query"],
         "smtp": ["send"],

@@ -21,6 +21,8 @@ class Other:
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.issues: list[dict[str, object]] = []
+        # By path, of what is read.
+        self.pages: dict[str, object] = {}
         self.answer: web.Response | None = None
         self.origin = ""
 
@@ -36,6 +38,8 @@ class Other:
         return web.json_response({"hello": ["world"]})
 
     async def _github(self, request: web.Request) -> web.Response:
+        if request.method == "GET" and request.path in self.pages:
+            return web.json_response(self.pages[request.path])
         if request.method == "GET":
             return web.json_response(self.issues)
         content = await request.json()
@@ -188,6 +192,33 @@ async def test_github_comment_of_a_lost_answer_is_found_on_the_last_page(
     again = await github(make_context, other, "issue.comment", issueNumber=7, body="done")
     assert (again["commentId"], again["created"]) == (first["commentId"], False)
     assert other.requests[-1][1].endswith("per_page=100&page=3")
+
+
+async def test_github_issue_is_read_with_the_newest_of_its_comments(other: Other, make_context: MakeContext) -> None:
+    people = {"user": {"login": "ada"}, "assignees": [{"login": "bob"}], "labels": [{"name": "bug"}, "old"]}
+    issue = {"id": 9, "number": 7, "html_url": "u", "title": "Broken", "body": None, "state": "open", "comments": 61}
+    path = "/gh/repos/o/r/issues/7"
+    comment = {"id": 1, "html_url": "c", "body": "me too", "user": None, "created_at": "2026-01-02T03:04:05Z"}
+    other.pages = {path: issue | people, f"{path}/comments": [comment]}
+    read = await github(make_context, other, "issue.get", issueNumber=7)
+    assert (read["title"], read["body"], read["author"], read["state"]) == ("Broken", "", "ada", "open")
+    assert (read["labels"], read["assignees"]) == (["bug", "old"], ["bob"])
+    assert read["comments"] == [{"id": 1, "author": None, "body": "me too", "createdAt": "2026-01-02T03:04:05Z"}]
+    assert [method for method, *_ in other.requests] == ["GET", "GET"]
+    assert other.requests[-1][1] == f"{path}/comments?per_page=30&page=3"
+
+
+async def test_github_issue_without_comments_is_one_request(other: Other, make_context: MakeContext) -> None:
+    other.pages = {"/gh/repos/o/r/issues/7": {"id": 9, "number": 7, "html_url": "u", "title": "Broken"}}
+    assert (await github(make_context, other, "issue.get", issueNumber=7))["comments"] == []
+    assert len(other.requests) == 1
+
+
+async def test_github_issue_that_is_not_there_is_said(other: Other, make_context: MakeContext) -> None:
+    other.answer = web.json_response({"message": "Not Found"}, status=404)
+    with pytest.raises(ConnectorError) as failed:
+        await github(make_context, other, "issue.get", issueNumber=7)
+    assert (failed.value.code, failed.value.message) == ("GITHUB_REQUEST_FAILED:404", "answered 404: Not Found")
 
 
 async def test_github_server_without_a_list_still_creates(other: Other, make_context: MakeContext) -> None:

@@ -1,4 +1,4 @@
-"""GitHub issues: create one, comment on one. The secret is a token that may write issues of the repository.
+"""GitHub issues: read one, create one, comment on one. The secret is a token for issues of the repository.
 
 GitHub has no idempotency key for these calls, so each body ends with an invisible marker made from ours, and before
 anything is created the newest entries are searched for it: a repeated attempt finds the first one's work.
@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 _SERVICE = "GITHUB"
 _PAGE = 100
+# Of an issue that is read: more may be larger than an answer may be.
+_COMMENTS = 30
 _NEXT = re.compile(r'<[^>]+>;\s*rel="next"')
 
 # A segment of dots alone would climb out of /repos/.
@@ -43,6 +45,11 @@ class IssueCommentInput(ActionInput, frozen=True):
     body: Annotated[str, msgspec.Meta(min_length=1, max_length=60_000)]
 
 
+class IssueGetInput(ActionInput, frozen=True):
+    repo: Repo
+    issue_number: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class _Entry(msgspec.Struct, frozen=True):
     """What we read of an issue or a comment."""
 
@@ -50,6 +57,66 @@ class _Entry(msgspec.Struct, frozen=True):
     html_url: str
     number: int = 0
     body: str | None = None
+
+
+class _User(msgspec.Struct, frozen=True):
+    login: str
+
+
+class _Label(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class _Issue(_Entry, frozen=True):
+    """What people see of an issue."""
+
+    title: str = ""
+    state: str = ""
+    user: _User | None = None
+    # Old ones are plain text.
+    labels: tuple[_Label | str, ...] = ()
+    assignees: tuple[_User, ...] = ()
+    comments: int = 0
+    created_at: str | None = None
+    updated_at: str | None = None
+
+
+class _Comment(_Entry, frozen=True):
+    user: _User | None = None
+    created_at: str | None = None
+
+
+async def issue_get(input: IssueGetInput, secret: str | None, context: ActionContext) -> object:
+    """The issue, and the last page of its comments."""
+    github = _GitHub(context, secret or "")
+    path = f"/repos/{input.repo}/issues/{input.issue_number}"
+    issue = await github.read(path, _Issue)
+    comments: list[_Comment] = []
+    if issue.comments:
+        last_page = -(-issue.comments // _COMMENTS)
+        comments = await github.read(f"{path}/comments?per_page={_COMMENTS}&page={last_page}", list[_Comment])
+    return {
+        "issueNumber": issue.number,
+        "id": issue.id,
+        "url": issue.html_url,
+        "title": issue.title,
+        "body": issue.body or "",
+        "state": issue.state,
+        "author": _login(issue.user),
+        "labels": [label if isinstance(label, str) else label.name for label in issue.labels],
+        "assignees": [user.login for user in issue.assignees],
+        "createdAt": issue.created_at,
+        "updatedAt": issue.updated_at,
+        "commentCount": issue.comments,
+        "comments": [
+            {"id": each.id, "author": _login(each.user), "body": each.body or "", "createdAt": each.created_at}
+            for each in comments
+        ],
+    }
+
+
+def _login(user: _User | None) -> str | None:
+    return None if user is None else user.login
 
 
 async def issue_create(input: IssueCreateInput, secret: str | None, context: ActionContext) -> object:
@@ -102,6 +169,12 @@ class _GitHub:
             "Authorization": f"Bearer {token}",
             "X-GitHub-Api-Version": "2022-11-28",
         }
+
+    async def read(self, path: str, shape: type[T]) -> T:
+        reply = await self._send("GET", path)
+        if reply.status != 200:
+            raise failed(_SERVICE, reply, retryable=False, reason=_reason(reply))
+        return _decoded(reply, shape)
 
     async def find(self, path: str, marker: str, *, last_page: bool = False) -> _Entry | None:
         """The entry that bears the marker. A server without this list (a proxy) is taken to have none."""
@@ -160,6 +233,7 @@ connector = Connector(
     display_name="GitHub",
     requires_secret=True,
     actions=(
+        Action("issue.get", IssueGetInput, issue_get),
         Action("issue.create", IssueCreateInput, issue_create),
         Action("issue.comment", IssueCommentInput, issue_comment),
     ),
