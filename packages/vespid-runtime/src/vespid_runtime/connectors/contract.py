@@ -8,7 +8,7 @@ A third-party connector is an instance of `Connector` published under the entry 
     async def greet(input: GreetInput, secret: str | None, context: ActionContext) -> object:
         return {"greeting": f"hello {input.name}"}
 
-    actions = (Action("greet", GreetInput, greet),)
+    actions = (Action("greet", GreetInput, greet, "Greet somebody by name."),)
     connector = Connector(id="acme", display_name="Acme", requires_secret=False, actions=actions)
 
 Exceptions: `ConnectorError` is the only one a caller of `Connector.run` sees (besides cancellation).
@@ -106,6 +106,8 @@ class Action(Generic[I]):
     id: str
     input_type: type[I]
     handler: Callable[[I, str | None, ActionContext], Awaitable[object]]
+    # What it does, for a model that may call it as a tool.
+    description: str = ""
 
     @property
     def input_schema(self) -> dict[str, object]:
@@ -138,6 +140,9 @@ class AnyAction(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
 
     @property
     def input_schema(self) -> dict[str, object]: ...

@@ -233,8 +233,8 @@ connector = Connector(
     display_name="GitHub",
     requires_secret=True,
     actions=(
-        Action("issue.get", IssueGetInput, issue_get),
-        Action("issue.create", IssueCreateInput, issue_create),
-        Action("issue.comment", IssueCommentInput, issue_comment),
+        Action("issue.get", IssueGetInput, issue_get, "Read an issue of a GitHub repository with its newest comments."),
+        Action("issue.create", IssueCreateInput, issue_create, "Open an issue in a GitHub repository (owner/name)."),
+        Action("issue.comment", IssueCommentInput, issue_comment, "Comment on an issue of a GitHub repository."),
     ),
 )

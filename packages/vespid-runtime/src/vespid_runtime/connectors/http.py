@@ -135,5 +135,8 @@ def _text(reply: HttpReply) -> str:
 
 
 connector = Connector(
-    id="http", display_name="HTTP", requires_secret=False, actions=(Action("request", RequestInput, request),)
+    id="http",
+    display_name="HTTP",
+    requires_secret=False,
+    actions=(Action("request", RequestInput, request, "Send one HTTP request; answers status, headers and body."),),
 )

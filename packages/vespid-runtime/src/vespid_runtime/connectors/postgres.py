@@ -220,5 +220,5 @@ connector = Connector(
     id="postgres",
     display_name="PostgreSQL",
     requires_secret=True,
-    actions=(Action("query", QueryInput, query),),
+    actions=(Action("query", QueryInput, query, "Run one SQL statement on PostgreSQL; $1, $2 … stand for params."),),
 )

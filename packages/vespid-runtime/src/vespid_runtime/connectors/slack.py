@@ -75,5 +75,5 @@ connector = Connector(
     id="slack",
     display_name="Slack",
     requires_secret=True,
-    actions=(Action("message.post", MessagePostInput, message_post),),
+    actions=(Action("message.post", MessagePostInput, message_post, "Post a message to a Slack channel."),),
 )

@@ -187,5 +187,5 @@ connector = Connector(
     id="smtp",
     display_name="Mail (SMTP)",
     requires_secret=True,
-    actions=(Action("send", SendInput, send),),
+    actions=(Action("send", SendInput, send, "Send an e-mail; text, html, or both."),),
 )
