@@ -49,7 +49,7 @@ class Limits(_Part, frozen=True, kw_only=True):
     """Of one turn. None: the engine's default."""
 
     max_turns: Limit | None = None
-    max_tool_calls: Limit | None = None
+    max_tool_calls: Annotated[int, Meta(ge=0)] | None = None
     timeout_ms: Limit | None = None
     # Of the answer.
     max_output_chars: Limit | None = None

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 
-from vespid_runtime.engines.engine import TurnAnswer, TurnOutput, TurnRequest
+import msgspec
+
+from vespid_protocol.codes import Code
+from vespid_runtime.engines.engine import EngineError, TurnAnswer, TurnOutput, TurnRequest
 from vespid_runtime.engines.names import ECHO
 
 # A word with the blanks behind it; blanks at the beginning go with the first.
@@ -22,4 +25,12 @@ class EchoEngine:
         for word in _WORDS.findall(text):
             output.delta(word)
             await asyncio.sleep(0)
-        return TurnAnswer(text)
+        return TurnAnswer(text, value=_decoded(text) if request.output.mode == "json" else msgspec.UNSET)
+
+
+def _decoded(text: str) -> object:
+    try:
+        value: object = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        raise EngineError(Code.NODE_EXECUTION_FAILED, "the echoed text is not JSON") from None
+    return value
