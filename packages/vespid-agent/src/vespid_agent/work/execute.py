@@ -8,23 +8,12 @@ from typing import Literal
 import msgspec
 
 from vespid_agent.backends import Backends
-from vespid_agent.sandbox.quota import Quota
-from vespid_agent.sandbox.task import (
-    Backend,
-    Network,
-    ProcessMark,
-    QuotaExceeded,
-    SandboxError,
-    Shell,
-    ShellTask,
-    Stream,
-    TaskResult,
-)
+from vespid_agent.sandbox.task import Backend, QuotaExceeded, SandboxError, Shell, ShellTask, TaskResult
 from vespid_agent.sandbox.workdir import Workdirs
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work.job import Job, Outcome, WorkFailed, identity
-from vespid_agent.work.output import OutputEvents
 from vespid_agent.work.passthrough import Passthrough
+from vespid_agent.work.shells import ShellAnswer, Shells, Wishes, exit_code_of
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import Execute
 from vespid_runtime.secrets import SecretMissing, fill_secrets_text, secret_ids
@@ -43,18 +32,7 @@ class _Task(_Part, frozen=True):
     env: dict[str, str] = {}
 
 
-class _Docker(_Part, frozen=True):
-    image: str | None = None
-
-
-class _Sandbox(_Part, frozen=True):
-    backend: Literal["docker", "host", "bubblewrap"] | None = None
-    network: Network | None = None
-    # Another spelling of `network`.
-    network_mode: Network | None = None
-    timeout_ms: int | None = None
-    docker: _Docker | None = None
-    env_passthrough_allowlist: tuple[str, ...] = ()
+class _Sandbox(Wishes, frozen=True):
     workdir: Literal["node", "run"] | None = None
 
 
@@ -85,17 +63,6 @@ class Payload(_Part, frozen=True):
     organization_settings: _OrganizationSettings = _OrganizationSettings()
 
 
-class _Answer(_Part, frozen=True):
-    backend: str
-    exit_code: int | None
-    timed_out: bool
-    stdout: str
-    stderr: str
-    stdout_truncated: bool
-    stderr_truncated: bool
-    duration_ms: int
-
-
 _decoder = msgspec.json.Decoder(Payload)
 
 
@@ -121,59 +88,33 @@ class ShellWork:
         self, settings: AgentSettings, backends: Backends, passthrough: Passthrough, workdirs: Workdirs
     ) -> None:
         self.backends = backends
-        self._settings = settings
-        self._workdirs = workdirs
-        self._quota = Quota(settings.workdir_quota_mb)
+        # For whatever else runs in a sandbox: one quota, and one set of backends.
+        self.shells = Shells(settings, backends, workdirs)
         self._passthrough = passthrough
 
     async def run(self, payload: Payload, job: Job) -> Outcome:
         """Raises WorkFailed."""
-        name = payload.node.config.sandbox.backend or self.backends.default
-        backend = self.backends.found.get(name)
-        if backend is None:
-            raise WorkFailed(f"{Code.SANDBOX_UNAVAILABLE}:{name}", self.backends.why_missing(name))
-        events = OutputEvents(job.emit)
         run_id = payload.run_id or job.order.request_id.partition(":")[0]
-        with self._workdirs.use(run_id):
-            try:
-                task = await self._task(payload, job, run_id, name)
-                result = await self._kept(backend, task, job, events)
-            except QuotaExceeded as error:
-                output = msgspec.UNSET if error.result is None else _answer(name, error.result)
-                raise WorkFailed(error.code, error.message, output) from None
-            except SandboxError as error:
-                raise WorkFailed(error.code, error.message) from None
-            finally:
-                events.close()
-        return _outcome(name, result)
+        try:
+            backend = self.shells.pick(payload.node.config.sandbox.backend)
+            with self.shells.workdirs.use(run_id):
+                task = await self._task(payload, job, run_id, backend)
+                result = await self.shells.run(backend, task, job.emit, job.mark)
+        except QuotaExceeded as error:
+            output = msgspec.UNSET if error.result is None else ShellAnswer.of(backend.name, error.result)
+            raise WorkFailed(error.code, error.message, output) from None
+        except SandboxError as error:
+            raise WorkFailed(error.code, error.message) from None
+        return _outcome(backend.name, result)
 
-    async def _kept(self, backend: Backend, task: ShellTask, job: Job, events: OutputEvents) -> TaskResult:
-        """Run within the quota. Raises SandboxError."""
-        begun: ProcessMark | None = None
-
-        def on_output(stream: Stream, text: str, offset: int) -> None:
-            events.add(stream, text, offset)
-
-        async def started(mark: ProcessMark) -> None:
-            nonlocal begun
-            await job.mark(msgspec.json.encode(mark).decode())
-            begun = mark
-
-        async def root() -> int | None:
-            return None if begun is None else await backend.root_of(begun, task.workdir)
-
-        return await self._quota.keep(task, lambda task: backend.run(task, on_output, started), root)
-
-    async def _task(self, payload: Payload, job: Job, run_id: str, backend: str) -> ShellTask:
-        config, settings = payload.node.config, self._settings
+    async def _task(self, payload: Payload, job: Job, run_id: str, backend: Backend) -> ShellTask:
+        config = payload.node.config
         assert config.task is not None
         sandbox = config.sandbox
         script, env = self._filled(config.task, payload, job)
         passed = self._passed(sandbox.env_passthrough_allowlist, job)
-        sandboxed = backend != "host"
-        limit = sandbox.timeout_ms or (settings.docker_timeout_ms if sandboxed else job.remaining_ms)
         shared = sandbox.workdir == "run"
-        workdir = await asyncio.to_thread(self._workdirs.open, run_id, None if shared else payload.node.id)
+        workdir = await asyncio.to_thread(self.shells.workdirs.open, run_id, None if shared else payload.node.id)
         return ShellTask(
             request_id=job.order.request_id,
             run_id=run_id,
@@ -181,12 +122,12 @@ class ShellWork:
             script=script,
             workdir=workdir,
             shared=shared,
-            timeout_ms=min(limit, job.remaining_ms),
-            output_max_chars=settings.docker_output_max_chars if sandboxed else settings.host_output_max_chars,
+            timeout_ms=self.shells.timeout_ms(backend, sandbox.timeout_ms, job.remaining_ms),
+            output_max_chars=self.shells.output_max_chars(backend),
             shell=config.task.shell,
             env={**passed, **env, **identity(job.order)},
-            network=sandbox.network or sandbox.network_mode,
-            image=sandbox.docker.image if sandbox.docker else None,
+            network=sandbox.wanted_network,
+            image=sandbox.image,
             redactor=job.redactor,
         )
 
@@ -216,28 +157,13 @@ class ShellWork:
         return script, env
 
 
-def _answer(backend: str, result: TaskResult) -> object:
-    answer = _Answer(
-        backend=backend,
-        exit_code=result.exit_code,
-        timed_out=result.timed_out,
-        stdout=result.stdout,
-        stderr=result.stderr,
-        stdout_truncated=result.stdout_truncated,
-        stderr_truncated=result.stderr_truncated,
-        duration_ms=result.duration_ms,
-    )
-    return msgspec.to_builtins(answer)
-
-
 def _outcome(backend: str, result: TaskResult) -> Outcome:
-    output = _answer(backend, result)
+    output = ShellAnswer.of(backend, result)
     if result.timed_out:
         return Outcome.failure(
             Code.NODE_EXECUTION_TIMEOUT, f"the task was stopped after {result.duration_ms} ms", output
         )
     if result.exit_code != 0:
-        code = Code.DOCKER_EXIT_CODE if backend == "docker" else Code.HOST_EXIT_CODE
-        why = "" if result.note is None else f": {result.note}"
-        return Outcome.failure(f"{code}:{result.exit_code}", f"the task exited with {result.exit_code}{why}", output)
+        code, message = exit_code_of(backend, result)
+        return Outcome.failure(code, message, output)
     return Outcome.of(output)

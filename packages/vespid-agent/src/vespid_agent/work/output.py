@@ -6,7 +6,7 @@ Text waits up to 50 ms or 8 KiB for company. How much there is of it at all is t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from vespid_protocol.frames import Level
 
@@ -19,8 +19,10 @@ Emit = Callable[[str, Level, str | None, object], None]
 class OutputEvents:
     """Belongs to one task; `add` while it runs, `close` when it has ended."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, told: Mapping[str, object] | None = None) -> None:
+        """`told` goes beside the text in every event."""
         self._emit = emit
+        self._told = dict(told or {})
         self._texts: dict[str, list[str]] = {}
         self._offsets: dict[str, int] = {}
         self._waiting = 0
@@ -62,4 +64,4 @@ class OutputEvents:
         level: Level = "info" if stream == "stdout" else "warn"
         for start in range(0, len(text), JOIN_CHARS):
             piece = text[start : start + JOIN_CHARS]
-            self._emit(stream, level, None, {"text": piece, "offset": offset + start})
+            self._emit(stream, level, None, {**self._told, "text": piece, "offset": offset + start})
