@@ -82,6 +82,7 @@ def test_every_action_is_a_tool_with_its_schema_and_what_it_does(tools: Tools) -
     made = tools()
     assert set(made) == {
         "connector.http.request",
+        "connector.github.issue.get",
         "connector.github.issue.create",
         "connector.github.issue.comment",
         "connector.slack.message.post",
@@ -95,6 +96,7 @@ def test_every_action_is_a_tool_with_its_schema_and_what_it_does(tools: Tools) -
 
 def test_only_what_is_allowed_is_made(tools: Tools) -> None:
     assert set(tools(allow=["connector.github.*", "connector.http.request", "memory.search"])) == {
+        "connector.github.issue.get",
         "connector.github.issue.create",
         "connector.github.issue.comment",
         "connector.http.request",
