@@ -41,11 +41,13 @@ class EngineError(Exception):
 class EngineParked(Exception):
     """The turn goes no further before people have decided; it goes on from `state` when they have."""
 
-    def __init__(self, state: bytes, asked: Sequence[ApprovalAsked]) -> None:
+    def __init__(self, state: bytes, asked: Sequence[ApprovalAsked], usage: Usage | None = None) -> None:
         super().__init__(f"{len(asked)} tool calls wait for approval")
         # For `TurnRequest.resume`. A JSON document.
         self.state = state
         self.asked = tuple(asked)
+        # What the model took in this try.
+        self.usage = usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
-import msgspec
+from msgspec import UNSET, to_builtins
 
 from vespid_protocol.codes import Code
-from vespid_runtime.engines.drive import Asks, Drive, kept_loop
+from vespid_runtime.engines.drive import Asks, Drive, monotonic_ms
 from vespid_runtime.engines.engine import EngineError, TurnAnswer, TurnOutput, TurnRequest
 from vespid_runtime.engines.names import LOOP
 from vespid_runtime.loop.effects import Failed, Finished
+from vespid_runtime.loop.keeping import take_out
 from vespid_runtime.loop.prior import recorded_calls
-from vespid_runtime.loop.state import NO_USAGE
+from vespid_runtime.loop.state import NO_USAGE, usage_since
 from vespid_runtime.loop.task import LoopLimits, LoopTask
 from vespid_runtime.models.naming import provider_of
-from vespid_runtime.models.types import Assistant, Model, ModelAuth, Usage, User
+from vespid_runtime.models.types import Assistant, Model, ModelAuth, User
 
 
 class LoopEngine:
@@ -28,21 +29,19 @@ class LoopEngine:
         self._model = model
 
     async def turn(self, request: TurnRequest, output: TurnOutput) -> TurnAnswer:
-        asks = self._asks(request)
-        loop = kept_loop(request.resume)
-        drive = Drive(
-            _task(request), asks, request.tools, output, key=request.idempotency_key, approvals=request.approvals
-        )
+        asks, task = self._asks(request), _task(request)
+        loop = None if request.resume is None else take_out(request.resume, task.limits.timeout_ms, monotonic_ms())
+        drive = Drive(task, asks, request.tools, output, key=request.idempotency_key, approvals=request.approvals)
         end = await drive.run(loop)
-        used = _since(end.usage, NO_USAGE if loop is None else loop.usage)
+        used = usage_since(end.usage, NO_USAGE if loop is None else loop.told)
         if isinstance(end, Failed):
             raise EngineError(end.code, end.message, used)
         if not isinstance(end, Finished):
             raise EngineError(Code.NODE_EXECUTION_CANCELLED, "it was cancelled", used)
         return TurnAnswer(
             end.content,
-            {"provider": asks.provider, "model": asks.name, "stopReason": end.stop_reason, "usage": _json(used)},
-            value=end.value if request.output.mode == "json" else msgspec.UNSET,
+            {"provider": asks.provider, "model": asks.name, "stopReason": end.stop_reason, "usage": to_builtins(used)},
+            value=end.value if request.output.mode == "json" else UNSET,
             usage=used,
         )
 
@@ -84,16 +83,3 @@ def _attached(attachments: Iterable[object]) -> Iterable[str]:
             about = cast(dict[str, object], attachment)
             content = about.get("contentText") or about.get("contentUrl") or ""
             yield f"\n\n[attachment {about.get('name', '')} ({about.get('mimeType', '')})]\n{content}"
-
-
-def _since(usage: Usage, before: Usage) -> Usage:
-    """Of this try alone: what an earlier one took was told by it."""
-    return Usage(
-        input_tokens=max(usage.input_tokens - before.input_tokens, 0),
-        output_tokens=max(usage.output_tokens - before.output_tokens, 0),
-        total_tokens=max(usage.total_tokens - before.total_tokens, 0),
-    )
-
-
-def _json(usage: Usage) -> object:
-    return msgspec.to_builtins(usage)

@@ -57,6 +57,17 @@ def look_through(task: LoopTask, loop: Loop, reply: ModelReply) -> tuple[Assista
     return Assistant(content=text, tool_calls=tuple(shown)), tuple(calls)
 
 
+def look_again(task: LoopTask, call: Call) -> Call:
+    """A call that was outstanding, before it is made after all: refused, or with the digest of what it really is."""
+    tool = next((tool for tool in task.tools if tool.id == call.tool), None)
+    try:
+        arguments = _read(call.arguments)
+        _check(task, call.tool, tool, arguments)
+    except Refused as refused:
+        return refusal(call, str(refused))
+    return msgspec.structs.replace(call, digest=digest(arguments))
+
+
 def is_repeat(loop: Loop, calls: Sequence[Call], times: int) -> bool:
     """Whether the same was asked and answered `times` before, one time after another."""
     return loop.repeats >= times and loop.repeated_calls == signature(calls)

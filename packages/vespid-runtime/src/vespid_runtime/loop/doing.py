@@ -8,7 +8,7 @@ import msgspec
 
 from vespid_runtime.loop import context
 from vespid_runtime.loop.answer import Unusable
-from vespid_runtime.loop.calls import results_signature, signature
+from vespid_runtime.loop.calls import look_again, results_signature, signature
 from vespid_runtime.loop.cutting import cut_end, cut_middle
 from vespid_runtime.loop.effects import CallModel, CallTool, Say, Wanted
 from vespid_runtime.loop.events import Delta, ToolAnswered
@@ -91,7 +91,15 @@ def call_tools(moment: Moment, loop: Loop) -> Done:
 
 
 def call_tools_again(moment: Moment, loop: Loop) -> Done:
-    return loop, tuple(_call_tool(moment, loop, call) for call in loop.unanswered)
+    """What is not allowed any more, or never was: the loop may come from elsewhere."""
+    calls = tuple(look_again(moment.task, call) if call.result is None else call for call in loop.open)
+    wanted: list[Wanted] = []
+    for before, call in zip(loop.open, calls, strict=True):
+        if call.result is None:
+            wanted.append(_call_tool(moment, loop, call))
+        elif before.result is None:
+            wanted.append(tell_result(call, call.result))
+    return _replace(loop, open=calls), tuple(wanted)
 
 
 def take_result(moment: Moment, loop: Loop) -> Done:

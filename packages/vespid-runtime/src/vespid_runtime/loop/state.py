@@ -6,9 +6,10 @@ runs, for what the model is not given any more is not kept either.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from vespid_runtime.loop.machine import State
 from vespid_runtime.models.types import Assistant, ToolResult, Usage, User
@@ -16,7 +17,17 @@ from vespid_runtime.models.types import Assistant, ToolResult, Usage, User
 # All but the system prompt, which the task has.
 Said: TypeAlias = User | Assistant | ToolResult
 
+_Count: TypeAlias = Annotated[int, Meta(ge=0)]
+
 NO_USAGE = Usage(input_tokens=0, output_tokens=0, total_tokens=0)
+
+
+def usage_since(usage: Usage, before: Usage) -> Usage:
+    return Usage(
+        input_tokens=max(usage.input_tokens - before.input_tokens, 0),
+        output_tokens=max(usage.output_tokens - before.output_tokens, 0),
+        total_tokens=max(usage.total_tokens - before.total_tokens, 0),
+    )
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -41,14 +52,14 @@ class Call(_Part, frozen=True, kw_only=True):
 
 
 class Loop(_Part, frozen=True, kw_only=True):
-    """Times are those of the host's clock, which must go on where the loop is kept longer than a process lives."""
+    """Times are those of the host's clock; `keeping.py` says what becomes of them on the disk."""
 
     state: State = State.READY
     deadline_ms: int = 0
     model_deadline_ms: int = 0
     # Model calls and tool calls so far.
-    turns: int = 0
-    calls: int = 0
+    turns: _Count = 0
+    calls: _Count = 0
     # What the model is still given of the past, and of what came after the message.
     history: tuple[Said, ...] = ()
     rounds: tuple[Said, ...] = ()
@@ -56,16 +67,26 @@ class Loop(_Part, frozen=True, kw_only=True):
     asking: Assistant | None = None
     open: tuple[Call, ...] = ()
     # How much of the present reply was said in deltas.
-    said_chars: int = 0
+    said_chars: _Count = 0
     # Replies without anything, in a row.
-    silences: int = 0
+    silences: _Count = 0
     # Answers that the model was asked to mend.
-    repairs: int = 0
+    repairs: _Count = 0
     # How often the same calls were answered the same, one time after another, and which.
-    repeats: int = 0
+    repeats: _Count = 0
     repeated_calls: str = ""
     repeated_results: str = ""
     usage: Usage = NO_USAGE
+    # What of it was told by earlier tries that ended properly; one that died has told nothing.
+    told: Usage = NO_USAGE
+
+    @property
+    def untold_usage(self) -> Usage:
+        return usage_since(self.usage, self.told)
+
+    def all_told(self) -> Loop:
+        """As it is once its host has told what it used."""
+        return msgspec.structs.replace(self, told=self.usage)
 
     @property
     def unanswered(self) -> tuple[Call, ...]:

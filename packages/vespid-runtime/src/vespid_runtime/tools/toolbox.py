@@ -1,12 +1,13 @@
 """The tools of one turn, and the calling of them: within their time, masked, and never raising.
 
-The one thing to know: a tool's fault is an answer. Whatever a tool raises, the model is told in words beginning with a
-code, and the turn goes on; only being cancelled gets through.
+The one thing to know: a tool's fault is an answer. Whatever a tool raises or answers, and even if it never ends, the
+model is told in words beginning with a code, and the turn goes on; only being cancelled gets through.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 import msgspec
 
 from vespid_protocol.codes import Code
-from vespid_protocol.text import clean_text
+from vespid_protocol.text import clean_json, clean_text
 from vespid_runtime.loop.task import Tool as ToolInfo
 from vespid_runtime.redaction import Redactor
+from vespid_runtime.stopping import stop
 from vespid_runtime.tools.tool import Tool, ToolError, ToolUse
 
 # What of an answer is looked at; the loop keeps far less of it.
@@ -40,8 +42,7 @@ class Toolbox:
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             self._tools.setdefault(tool.id, tool)
-        secrets = [secret for tool in self._tools.values() for secret in tool.secrets]
-        self._redactor = Redactor(secrets) if secrets else None
+        self._redactor = Redactor(self.secrets)
 
     @property
     def infos(self) -> tuple[ToolInfo, ...]:
@@ -64,33 +65,55 @@ class Toolbox:
         tool = self._tools.get(tool_id)
         if tool is None:
             return ToolAnswer(f"UNKNOWN_TOOL: there is no tool {tool_id[:128]} here", is_error=True)
+        answers: list[ToolAnswer] = []
+        # A task of its own: it may not end when it is told to, or end as if it had been told to.
+        work = asyncio.create_task(self._work(tool, arguments, use, answers), name=f"tool {tool_id} {use.key}")
         try:
-            async with asyncio.timeout(use.timeout_ms / 1000) as limit:
-                answer = _text(await tool.call(arguments, use))
+            await asyncio.wait((work,), timeout=use.timeout_ms / 1000)
+            is_late = not work.done()
+        finally:
+            await stop((work,))
+        if is_late:
+            return self._failure(Code.NODE_EXECUTION_TIMEOUT, f"no answer within {use.timeout_ms} ms")
+        return answers[0] if answers else self._failure(Code.NODE_EXECUTION_CANCELLED, "the tool stopped by itself")
+
+    async def _work(self, tool: Tool, arguments: dict[str, object], use: ToolUse, answers: list[ToolAnswer]) -> None:
+        try:
+            answers.append(self._answer(await tool.call(arguments, use)))
         except ToolError as failed:
-            return self._failure(failed.code, failed.message)
+            answers.append(self._failure(failed.code, failed.message))
         except TimeoutError:
-            if limit.expired():
-                return self._failure(Code.NODE_EXECUTION_TIMEOUT, f"no answer within {use.timeout_ms} ms")
-            return self._failure(Code.NODE_EXECUTION_FAILED, "the tool gave up waiting for something")
-        except Exception as fault:  # noqa: BLE001  (a fault of one tool must not end the turn)
+            answers.append(self._failure(Code.NODE_EXECUTION_FAILED, "the tool gave up waiting for something"))
+        # A fault of one tool must not end the turn, nor the process.
+        except (Exception, SystemExit) as fault:  # noqa: BLE001
             # Only its kind is told and logged: its text may quote what it was given.
-            _log.error("tool_raised", extra={"tool": tool_id, "error": type(fault).__name__})
-            return self._failure(Code.NODE_EXECUTION_FAILED, f"the tool raised {type(fault).__name__}")
-        return ToolAnswer(self._masked(answer))
+            _log.error("tool_raised", extra={"tool": tool.id, "error": type(fault).__name__})
+            answers.append(self._failure(Code.NODE_EXECUTION_FAILED, f"the tool raised {type(fault).__name__}"))
+
+    def _answer(self, answer: object) -> ToolAnswer:
+        try:
+            return ToolAnswer(self._shown(_text(answer)))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            return self._failure(
+                Code.NODE_EXECUTION_FAILED, f"the tool answered something that is not JSON ({type(error).__name__})"
+            )
 
     def _failure(self, code: str, message: str) -> ToolAnswer:
-        return ToolAnswer(self._masked(f"{code}: {message}"), is_error=True)
+        return ToolAnswer(self._shown(clean_text(f"{code}: {message}")[0]), is_error=True)
 
-    def _masked(self, text: str) -> str:
-        """Masked before it is cut, or a secret at the edge would show its beginning."""
-        if self._redactor is not None:
-            text = self._redactor.redact(text)
+    def _shown(self, text: str) -> str:
+        """Masked and cut. What may be the beginning of a secret at the cut is left out with the rest."""
         if len(text) <= ANSWER_MAX_CHARS:
-            return text
-        return f"{text[:ANSWER_MAX_CHARS]}\n[... {len(text) - ANSWER_MAX_CHARS} characters more were cut here ...]"
+            return self._redactor.redact(text)
+        begin = self._redactor.stream().feed(text[:ANSWER_MAX_CHARS])
+        return f"{begin}\n[... the answer has {len(text)} characters and was cut here ...]"
 
 
 def _text(answer: object) -> str:
-    text = answer if isinstance(answer, str) else msgspec.json.encode(answer).decode()
-    return clean_text(text)[0]
+    """Raises what the encoders do where the answer is not JSON."""
+    if isinstance(answer, str):
+        return clean_text(answer)[0]
+    try:
+        return msgspec.json.encode(answer).decode()
+    except UnicodeEncodeError:  # half a surrogate pair somewhere within, as JSON from outside may have it
+        return clean_json(json.dumps(answer).encode())[0].decode()

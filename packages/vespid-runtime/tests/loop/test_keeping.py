@@ -1,0 +1,106 @@
+"""What comes back from the disk, or claims to."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from vespid_runtime.loop.events import Resume
+from vespid_runtime.loop.keeping import put_away, take_out
+from vespid_runtime.loop.machine import State
+from vespid_runtime.loop.state import Loop
+
+
+def kept(loop: Loop, **other: object) -> bytes:
+    document = msgspec.json.decode(put_away(loop, 1_000))
+    return msgspec.json.encode(document | other)
+
+
+@pytest.fixture
+def calling(play, call):
+    """A loop with two calls outstanding, one of them answered."""
+    loop = play(limits={"timeout_ms": 5_000})
+    loop.reply("", call(call_id="a"), call(call_id="b"))
+    loop.answer("a")
+    return loop.loop
+
+
+def test_loop_comes_back_as_it_was_by_another_clock(calling) -> None:
+    back = take_out(put_away(calling, 2_000), 5_000, 70_000_000)
+    assert back == msgspec.structs.replace(calling, deadline_ms=70_004_000, model_deadline_ms=0)
+
+
+def test_loop_that_thinks_comes_back_too(play) -> None:
+    back = take_out(put_away(play().loop, 1_000), 1, 9)
+    assert back is not None
+    assert (back.state, back.deadline_ms) == (State.THINKING, 10)
+
+
+def test_time_that_is_up_stays_up(calling, play) -> None:
+    back = take_out(put_away(calling, 999_999), 5_000, 0)
+    assert back is not None
+    loop = play()
+    loop.loop = back
+    loop.tell(Resume(now_ms=0))
+    assert loop.loop.state is State.FAILED
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"state":"flying"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"state":"thinking"}',
+        b'{"state":"calling","turns":1}',
+        b'{"state":"finished","turns":1}',
+        b'{"state":"between","turns":1}',
+    ],
+)
+def test_what_is_no_outstanding_loop_is_none(document: bytes) -> None:
+    assert take_out(document, 5_000, 0) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"asking": None},
+        {"open": []},
+        {"calls": 1},
+        {"calls": 7},
+        {"turns": -5},
+        {"calls": -2},
+        {"asking": {"content": "", "toolCalls": []}},
+        {"state": "thinking"},
+        {"usage": {"inputTokens": "many"}},
+        {"rounds": [{"role": "nobody", "content": ""}]},
+    ],
+)
+def test_loop_that_none_of_ours_can_have_been_is_none(calling, other: dict[str, object]) -> None:
+    assert take_out(kept(calling), 5_000, 0) is not None
+    assert take_out(kept(calling, **other), 5_000, 0) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda calls: calls.reverse(),
+        lambda calls: calls[1].update(id="a"),
+        lambda calls: calls[1].update(n=0),
+        lambda calls: calls[0]["result"].update(callId="b"),
+        lambda calls: calls.pop(),
+        lambda calls: calls[1].update(result={"callId": "b", "content": "all answered"}),
+    ],
+)
+def test_calls_that_do_not_belong_together_are_none(calling, change) -> None:
+    document = msgspec.json.decode(put_away(calling, 1_000))
+    change(document["open"])
+    assert take_out(msgspec.json.encode(document), 5_000, 0) is None
+
+
+def test_loop_of_a_version_that_knows_more_is_taken(calling) -> None:
+    assert take_out(kept(calling, mood="good"), 5_000, 0) is not None
