@@ -1,5 +1,6 @@
 """The official SDKs against a stand-in that speaks the providers' wires."""
 
+import json
 from typing import Any
 
 import pytest
@@ -267,6 +268,47 @@ async def test_stream_of_nonsense_is_an_error_and_no_crash(
     with pytest.raises(ModelError) as failed:
         await collect(models, ask(provider))
     assert failed.value.code.startswith(code_prefix(provider))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"content": ["a", "list"]},
+        {"content": {"text": "an object"}},
+        {"content": 7},
+        {"tool_calls": [{"id": 7, "type": "function", "function": {"name": "add", "arguments": "{}"}}]},
+        {"tool_calls": [{"id": "a", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]},
+    ],
+)
+async def test_answer_of_other_types_than_the_wire_has_is_told_as_such(
+    said: dict[str, Any], server: ModelServer, models: Models, ask: MakeRequest
+) -> None:
+    whole = {"choices": [{"index": 0, "message": {"role": "assistant", **said}, "finish_reason": "stop"}]}
+    piece = {"choices": [{"index": 0, "delta": said, "finish_reason": "stop"}]}
+    server.will(
+        Raw(json.dumps(whole).encode()),
+        Raw(f"data: {json.dumps(piece)}\n\ndata: [DONE]\n\n".encode(), content_type="text/event-stream"),
+    )
+    for asking in (models.infer(ask("openai-compatible")), collect(models, ask("openai-compatible"))):
+        with pytest.raises(ModelError) as failed:
+            await asking
+        assert failed.value.code == "OPENAI_COMPATIBLE_REQUEST_FAILED:INVALID_RESPONSE"
+
+
+@pytest.mark.parametrize("count", ["11", -3, 1.5, True, [11], {"a": 1}, 10**30, None])
+async def test_tokens_that_are_no_count_are_not_counted(
+    count: object, server: ModelServer, models: Models, ask: MakeRequest
+) -> None:
+    openai = {"prompt_tokens": count, "completion_tokens": 2}
+    answer = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": openai}
+    anthropic = {
+        "id": "m", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn",
+        "content": [{"type": "text", "text": "Hi"}], "usage": {"input_tokens": count, "output_tokens": 2},
+    }  # fmt: skip
+    server.will(Raw(json.dumps(answer).encode()), Raw(json.dumps(anthropic).encode()))
+    for provider in ("openai", "anthropic"):
+        reply = await models.infer(ask(provider))
+        assert (reply.content, reply.usage) == ("Hi", Usage(input_tokens=0, output_tokens=2, total_tokens=2))
 
 
 async def test_quota_that_is_spent_is_not_waited_for(server: ModelServer, models: Models, ask: MakeRequest) -> None:

@@ -13,7 +13,7 @@ from anthropic.types import Message as AnthropicMessage
 from anthropic.types import RawMessageStreamEvent
 
 from vespid_runtime.models.failures import UNREADABLE, Failures
-from vespid_runtime.models.provider import Call
+from vespid_runtime.models.provider import Call, token_count
 from vespid_runtime.models.transport import sdk_client
 from vespid_runtime.models.types import (
     Assistant,
@@ -220,8 +220,7 @@ def _input_tokens(usage: object) -> int:
 
 
 def _count(usage: object, name: str) -> int:
-    # The SDK checks no shapes.
-    return getattr(usage, name, None) or 0
+    return token_count(getattr(usage, name, None))
 
 
 def _usage(given: int, made: int) -> Usage:

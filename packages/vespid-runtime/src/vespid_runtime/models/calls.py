@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from time import monotonic
+from typing import TypeVar
 
 import msgspec
 
@@ -22,11 +23,14 @@ from vespid_runtime.models.types import (
     ModelRequest,
     Piece,
     TextDelta,
+    request_failed,
     timed_out,
 )
 
 MAX_ATTEMPTS = 3
 _BACKOFF_MS = 500
+
+SaidT = TypeVar("SaidT", bound=ModelReply | Piece)
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -46,7 +50,7 @@ class Models:
             try:
                 async with deadline.kept():
                     provider = await self._providers.load(request.provider)
-                    return _cut(await provider.infer(call), request.max_output_chars)
+                    return _cut(_checked(await provider.infer(call), request), request.max_output_chars)
             except TimeoutError:
                 raise deadline.missed(request) from None
             except ModelError as failed:
@@ -74,7 +78,7 @@ class Models:
         try:
             async with deadline.kept():
                 provider = await self._providers.load(call.request.provider)
-            async with aclosing(_limited(provider.stream(call), call.request.max_output_chars)) as pieces:
+            async with aclosing(_limited(provider.stream(call), call.request)) as pieces:
                 while True:
                     # Piece by piece: what the listener does in between must not be interrupted by our deadline.
                     async with deadline.kept():
@@ -115,12 +119,13 @@ class _Deadline:
         return timed_out(f"{request.provider} did not answer within {request.timeout_ms} ms")
 
 
-async def _limited(pieces: AsyncGenerator[Piece, None], max_chars: int | None) -> AsyncGenerator[Piece, None]:
+async def _limited(pieces: AsyncGenerator[Piece, None], request: ModelRequest) -> AsyncGenerator[Piece, None]:
     """Ends the stream where its text is too long, and so the provider's work; tokens are then not known."""
     said: list[str] = []
-    left = max_chars
+    left = request.max_output_chars
     async with aclosing(pieces):
-        async for piece in pieces:
+        async for unchecked in pieces:
+            piece = _checked(unchecked, request)
             if left is not None and isinstance(piece, TextDelta):
                 said.append(piece.text[:left])
                 if len(piece.text) > left:
@@ -130,6 +135,16 @@ async def _limited(pieces: AsyncGenerator[Piece, None], max_chars: int | None) -
                     return
                 left -= len(piece.text)
             yield piece
+
+
+def _checked(said: SaidT, request: ModelRequest) -> SaidT:
+    """What has come through an SDK is typed in name only: they check no shapes. Raises ModelError."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(said), type(said))
+    except msgspec.ValidationError as odd:
+        raise request_failed(
+            request.provider, "INVALID_RESPONSE", f"the answer has other types than it should: {odd}", retryable=False
+        ) from None
 
 
 def _cut(reply: ModelReply, max_chars: int | None) -> ModelReply:

@@ -13,7 +13,7 @@ from google import genai
 from google.genai import errors, types
 
 from vespid_runtime.models.failures import UNREADABLE, Failures
-from vespid_runtime.models.provider import Call
+from vespid_runtime.models.provider import Call, token_count
 from vespid_runtime.models.transport import sdk_client
 from vespid_runtime.models.types import (
     Assistant,
@@ -192,8 +192,8 @@ def _stop(finish: str) -> StopReason:
 def _usage(usage: types.GenerateContentResponseUsageMetadata | None) -> Usage | None:
     if usage is None:
         return None
-    given = (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0)
-    made = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
+    given = token_count(usage.prompt_token_count) + token_count(usage.tool_use_prompt_token_count)
+    made = token_count(usage.candidates_token_count) + token_count(usage.thoughts_token_count)
     return Usage(input_tokens=given, output_tokens=made, total_tokens=given + made)
 
 

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
 
 from vespid_runtime.models.failures import UNREADABLE, Failures
-from vespid_runtime.models.provider import Call
+from vespid_runtime.models.provider import Call, token_count
 from vespid_runtime.models.transport import sdk_client
 from vespid_runtime.models.types import (
     Assistant,
@@ -190,8 +190,7 @@ def _stop(finish: str | None, calls: tuple[ToolCall, ...], *, refused: bool) -> 
 
 
 def _usage(usage: CompletionUsage | None) -> Usage:
-    # The SDK checks no shapes, and not every server counts.
-    given, made = (getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
+    given, made = (token_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens"))
     return Usage(input_tokens=given, output_tokens=made, total_tokens=given + made)
 
 
