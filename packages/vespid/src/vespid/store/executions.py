@@ -178,6 +178,34 @@ class Appended(msgspec.Struct, frozen=True):
     seq: int | None
 
 
+class Keep(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """How far work of a server's own kind has come, and what is told of it."""
+
+    request: RequestId
+    process: ProcessId
+    epoch: int
+    events: Sequence[EventItem]
+    # A JSON document, kept as text; None: as it was.
+    progress: str | None = None
+    # It is further than when it was leased.
+    further: bool = False
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """`fenced`: nothing was written. Else the run's `seq` after these events; None where there were none."""
+
+    outcome: Literal["kept", "fenced"]
+    run_id: UUID | None
+    seq: int | None
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """From where an execution goes on, and the tool events of its node so far: a JSON array."""
+
+    resume: str | None
+    prior: bytes | None
+
+
 class GiveBack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Work that was not begun goes back to pending: declined, or never sent."""
 
@@ -319,7 +347,18 @@ class ExecutionStore:
         self._notes: GroupCommit[WaitNote, Noted] = GroupCommit(
             db, _note, key=_run_of, connections=1, name="note-waiting"
         )
-        self._groups = (self._creates, self._grants, self._finishes, self._appends, self._returns, self._notes)
+        self._keeps: GroupCommit[Keep, Kept] = GroupCommit(
+            db, _keep, key=_run_of, connections=1, name="keep-executions"
+        )
+        self._groups = (
+            self._creates,
+            self._grants,
+            self._finishes,
+            self._appends,
+            self._returns,
+            self._notes,
+            self._keeps,
+        )
 
     async def start(self) -> None:
         for group in self._groups:
@@ -359,6 +398,19 @@ class ExecutionStore:
         """Lease pending work of the server's own kinds to this process, and what it holds without `running` it."""
         rows = await self._db.fetch_system(QUERIES.claim_cloud, UUID(process), list(placements), list(running), most)
         return [CloudWork(**row) for row in rows]
+
+    async def keep(self, keep: Keep) -> Kept:
+        """Say how far work has come that this process holds."""
+        return await self._keeps.submit(keep)
+
+    async def hand_over(self, request: RequestId, process: ProcessId, epoch: int) -> bool:
+        """Leave work that this process holds to another. False: the lease was not its own any more."""
+        return bool(await self._db.fetchval_system(QUERIES.hand_over, request, UUID(process), epoch))
+
+    async def read_resume(self, org_id: OrgId, request: RequestId, *, prior_max_chars: int = 0) -> Resume:
+        """From where it goes on; with `prior_max_chars`, also the newest tool events that come to no more than that."""
+        row = await self._db.fetchrow_system(QUERIES.read_resume, UUID(org_id), request, prior_max_chars)
+        return Resume(None, None) if row is None else Resume(**row)
 
     async def refuse(self, request: RequestId, code: str, details: bytes | None = None) -> Refusal:
         """End a pending request with a refusal that the scheduler found."""
@@ -402,7 +454,7 @@ async def read_outputs(
     return {row["node_id"]: msgspec.Raw(row["output"] or b"null") for row in rows}
 
 
-def _run_of(item: Finish | Append | WaitNote) -> str:
+def _run_of(item: Finish | Append | WaitNote | Keep) -> str:
     """Results of one run go one after another, so that the second finds the first one's version."""
     return item.request.partition(":")[0]
 
@@ -440,6 +492,11 @@ async def _finish(connection: asyncpg.Connection, items: Sequence[Finish]) -> li
 async def _append(connection: asyncpg.Connection, items: Sequence[Append]) -> list[Appended]:
     answers = await connection.fetch(QUERIES.append_remote_events, [_encode(item) for item in items])
     return [Appended(**answer) for answer in answers]
+
+
+async def _keep(connection: asyncpg.Connection, items: Sequence[Keep]) -> list[Kept]:
+    answers = await connection.fetch(QUERIES.keep_executions, [_encode(item) for item in items])
+    return [Kept(**answer) for answer in answers]
 
 
 async def _return(connection: asyncpg.Connection, items: Sequence[GiveBack]) -> list[bool]:

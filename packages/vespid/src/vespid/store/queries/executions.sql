@@ -23,6 +23,15 @@ select outcome, run_id, seq from vespid_x_note_waiting($1) order by ord
 -- name: claim_cloud
 select * from vespid_x_claim_cloud($1, $2, $3, $4)
 
+-- name: keep_executions
+select outcome, run_id, seq from vespid_x_keep_executions($1) order by ord
+
+-- name: hand_over
+select vespid_x_hand_over($1, $2, $3)
+
+-- name: read_resume
+select resume, prior from vespid_x_read_resume($1, $2, $3)
+
 -- name: refuse_execution
 select * from vespid_x_refuse_execution($1, $2, $3)
 

@@ -145,6 +145,7 @@ create table executions (
     wait_until           timestamptz not null default now() + interval '10 min',  -- until when it may be pending; work given back goes on with its old wait
     act_by               timestamptz not null,  -- when somebody acts, whoever dies
     sweep_at             timestamptz,           -- when the sweep looks at this row again; never later than act_by + 10 s
+    progress             text,                -- JSON, as far as its holder has come: the next one goes on from there
     output               jsonb,
     error                text,
     error_message        text,
@@ -825,6 +826,7 @@ begin
             error = case when final_state = 'cancelled' then 'NODE_EXECUTION_CANCELLED' else item->>'error' end,
             error_message = item->>'errorMessage', error_details = nullif(item->'errorDetails', 'null'::jsonb),
             last_event_seq = greatest(e.last_event_seq, coalesce((item->>'lastEventSeq')::bigint, e.last_event_seq)),
+            progress = case when final_state <> 'succeeded' then e.progress end,
             applied = (outcome = 'applied'), finished_at = clock_timestamp(),
             sweep_at = case when e.run_id is null then now() + coalesce((item->>'keepMs')::bigint, 900000) * interval '1 ms' end
         where e.request_id = request;
@@ -884,6 +886,102 @@ begin
         end if;
         return next;
     end loop;
+end $$;
+
+-- What the holder of work of the server's own kinds has come to: what it tells of it, and the state from which the next
+-- holder would go on, in one statement. items: [{request, process, epoch, events: [{t,l,n,nt,m,p}…], progress?: text, further?}]
+-- One that has come further than it was when it was leased has done its hosts no harm: its placements count anew.
+--   → kept | fenced
+create function vespid_x_keep_executions(items jsonb[])
+returns table (ord int, outcome text, run_id uuid, seq bigint)
+language plpgsql security definer set search_path = pg_catalog, public as $$
+declare
+    item jsonb;
+    held record;
+    written record;
+    count int;
+begin
+    for i in 1 .. coalesce(array_length(items, 1), 0) loop
+        ord := i;
+        item := items[ord];
+        count := jsonb_array_length(item->'events');
+        outcome := 'fenced'; run_id := null; seq := null;
+        select e.run_id, e.organization_id into held from executions e
+        where e.request_id = item->>'request' and e.holder_process = (item->>'process')::uuid
+          and e.lease_epoch = (item->>'epoch')::bigint and e.state in ('dispatched', 'received');
+        if found then
+            if held.run_id is not null and count > 0 then
+                update workflow_runs r set event_seq = r.event_seq + count where r.id = held.run_id and r.finished_at is null
+                returning r.event_seq, r.workflow_id, r.attempt_count into written;
+                if not found then
+                    return next;
+                    continue;
+                end if;
+            end if;
+            update executions e
+            set progress = coalesce(item->>'progress', e.progress),
+                placements = case when (item->>'further')::boolean then 1 else e.placements end
+            where e.request_id = item->>'request' and e.holder_process = (item->>'process')::uuid
+              and e.lease_epoch = (item->>'epoch')::bigint and e.state in ('dispatched', 'received');
+            if found then
+                outcome := 'kept';
+                if held.run_id is not null and count > 0 then
+                    perform vespid_i_append_events(held.organization_id, written.workflow_id, held.run_id, written.attempt_count,
+                                                   written.event_seq - count, item->'events');
+                    run_id := held.run_id; seq := written.event_seq;
+                end if;
+            elsif held.run_id is not null and count > 0 then
+                -- The lease passed between the two statements; undo the numbers so that seq stays without gaps.
+                update workflow_runs r set event_seq = r.event_seq - count where r.id = held.run_id;
+            end if;
+        end if;
+        return next;
+    end loop;
+end $$;
+
+-- A process that stops gives back work of the server's own kinds that can go on elsewhere: no placement is counted.
+create function vespid_x_hand_over(request text, process uuid, epoch bigint) returns boolean
+language plpgsql security definer set search_path = pg_catalog, public as $$
+begin
+    update executions e
+    set state = 'pending', placements = greatest(e.placements - 1, 0), wait_until = now() + e.max_wait_ms * interval '1 ms',
+        act_by = now() + e.max_wait_ms * interval '1 ms', sweep_at = now()
+    where e.request_id = request and e.holder_process = process and e.lease_epoch = epoch and e.state in ('dispatched', 'received');
+    return found;
+end $$;
+
+-- From where an execution goes on that is not begun for the first time: what its last holder kept, else what an earlier
+-- attempt of its node kept or was parked with (`output.loop`), the newest first; and the tool events of all of them, the
+-- newest first to count against `prior_max_chars`, told oldest first. One row, or none: it is another organization's.
+create function vespid_x_read_resume(org uuid, request text, prior_max_chars int)
+returns table (resume text, prior jsonb)
+language plpgsql stable security definer set search_path = pg_catalog, public as $$
+declare
+    asked record;
+begin
+    select e.run_id, e.node_id, e.kind, e.attempt, e.progress into asked from executions e
+    where e.request_id = request and e.organization_id = org;
+    if not found then
+        return;
+    end if;
+    resume := asked.progress;
+    if asked.run_id is not null then
+        if resume is null then
+            select coalesce((e.output->'loop')::text, e.progress) into resume from executions e
+            where e.run_id = asked.run_id and e.node_id = asked.node_id and e.kind = asked.kind and e.attempt < asked.attempt
+              and coalesce((e.output->'loop')::text, e.progress) is not null
+            order by e.attempt desc limit 1;
+        end if;
+        if prior_max_chars > 0 then
+            select jsonb_agg(t.payload order by t.seq) into prior
+            from (select v.seq, v.payload, sum(length(v.payload::text)) over (order by v.seq desc) as chars
+                  from workflow_run_events v
+                  where v.run_id = asked.run_id and v.node_id = asked.node_id and v.event_type = 'remote_event'
+                    and v.message in ('tool_call', 'tool_result')) t
+            where t.chars <= prior_max_chars;
+        end if;
+    end if;
+    return next;
 end $$;
 
 -- An executor gives work back that it has not begun, or the edge could not send it. items: [{request, executor, epoch?}]
