@@ -30,6 +30,7 @@ async def test_the_log_of_a_process_holds_none_of_its_secrets(processes: Process
         ("gateway", "GATEWAY_SERVICE_TOKEN"),
         ("gateway", "ENGINE_RUNNER_BASE_URL"),
         ("worker", "DATABASE_URL"),
+        ("worker", "ENGINE_RUNNER_TOKEN"),
         ("engine-runner", "ENGINE_RUNNER_TOKEN"),
     ],
 )

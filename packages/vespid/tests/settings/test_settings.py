@@ -21,6 +21,7 @@ from vespid_protocol.trust import TRUST_MARGIN_MS
 ROOT = Path(__file__).parents[4]
 DATABASES = {"DATABASE_URL": "postgresql://db/x", "REDIS_URL": "redis://cache"}
 TEST = {**DATABASES, "VESPID_ENV": "test"}
+ENGINE_RUNNER = {"ENGINE_RUNNER_BASE_URL": "http://engine-runner:3003", "ENGINE_RUNNER_TOKEN": "a token of its own"}
 ALL = list(PROCESSES.values())
 
 
@@ -136,7 +137,7 @@ def missing_in_production(settings: type[ProcessSettings], **env: str) -> set[st
 
 def test_production_is_the_default_and_names_everything_that_is_missing_at_once() -> None:
     assert missing_in_production(ApiSettings) == {"DATABASE_URL", "REDIS_URL", "AUTH_TOKEN_SECRET"}
-    assert missing_in_production(WorkerSettings) == {"DATABASE_URL", "REDIS_URL"}
+    assert missing_in_production(WorkerSettings) == {"DATABASE_URL", "REDIS_URL", *ENGINE_RUNNER}
     assert missing_in_production(EngineRunnerSettings) == {"ENGINE_RUNNER_TOKEN"}
 
 
@@ -153,16 +154,15 @@ def test_a_gateway_needs_in_production_what_its_role_uses(role: str, missing: se
 
 
 def test_production_refuses_a_secret_that_is_published_in_our_source() -> None:
-    assert missing_in_production(WorkerSettings, GATEWAY_SERVICE_TOKEN=LOCAL_SERVICE_TOKEN, **DATABASES) == {
-        "GATEWAY_SERVICE_TOKEN"
-    }
+    env = {**DATABASES, **ENGINE_RUNNER, "GATEWAY_SERVICE_TOKEN": LOCAL_SERVICE_TOKEN}
+    assert missing_in_production(WorkerSettings, **env) == {"GATEWAY_SERVICE_TOKEN"}
     assert "GATEWAY_SERVICE_TOKEN" in missing_in_production(
         GatewaySettings, GATEWAY_SERVICE_TOKEN=LOCAL_SERVICE_TOKEN, **DATABASES
     )
 
 
 def test_a_worker_without_gateway_starts_and_says_that_it_has_none() -> None:
-    assert not WorkerSettings.from_env(DATABASES).has_gateway
+    assert not WorkerSettings.from_env({**DATABASES, **ENGINE_RUNNER}).has_gateway
 
 
 def test_origins_are_those_of_the_web_addresses() -> None:

@@ -298,7 +298,7 @@ class GatewaySettings(RunSettings, frozen=True, kw_only=True):
         str,
         Setting(
             "ENGINE_RUNNER_TOKEN",
-            "Shared by the gateway's brain and the engine-runner.",
+            "Shared by worker, the gateway's brain and the engine-runner.",
             need=Need.PRODUCTION,
             roles=("brain",),
             secret=True,
@@ -381,6 +381,18 @@ class WorkerSettings(RunSettings, frozen=True, kw_only=True):
             "VESPID_EGRESS_ALLOW", "Hosts and networks that connectors in the cloud may reach besides public ones."
         ),
     ] = ()
+    engine_runner_base_url: Annotated[
+        str, Setting("ENGINE_RUNNER_BASE_URL", "Where the engine-runner is called.", need=Need.PRODUCTION)
+    ] = "http://localhost:3003"
+    engine_runner_token: Annotated[
+        str,
+        Setting(
+            "ENGINE_RUNNER_TOKEN",
+            "Shared by worker, the gateway's brain and the engine-runner.",
+            need=Need.PRODUCTION,
+            secret=True,
+        ),
+    ] = LOCAL_ENGINE_TOKEN
     engine_runner_timeout_ms: Annotated[
         int, Setting("ENGINE_RUNNER_TIMEOUT_MS", "Longest wait for one model call.", 1_000, 600_000)
     ] = 30_000
@@ -403,7 +415,7 @@ class EngineRunnerSettings(ProcessSettings, frozen=True, kw_only=True):
         str,
         Setting(
             "ENGINE_RUNNER_TOKEN",
-            "Shared by the gateway's brain and the engine-runner.",
+            "Shared by worker, the gateway's brain and the engine-runner.",
             need=Need.PRODUCTION,
             secret=True,
         ),
