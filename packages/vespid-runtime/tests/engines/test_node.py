@@ -36,15 +36,10 @@ def turn(**config: Any) -> TurnRequest:
     )
 
 
-def test_instructions_are_the_message() -> None:
-    request = turn()
-    assert (request.message, request.config.prompt.instructions, request.session_id) == ("do it", "", None)
-
-
-def test_with_an_input_template_they_are_the_rules() -> None:
+def test_the_message_is_the_instructions_and_what_they_are_about() -> None:
+    assert (turn().message, turn().session_id) == ("do it", None)
     request = turn(prompt={"instructions": "be kind", "inputTemplate": "ticket 7", "system": "you are a clerk"})
-    assert request.message == "ticket 7"
-    assert (request.config.prompt.system, request.config.prompt.instructions) == ("you are a clerk", "be kind")
+    assert (request.message, request.config.prompt.system) == ("be kind\n\nticket 7", "you are a clerk")
 
 
 def test_a_retry_has_the_key_of_the_first_try() -> None:

@@ -344,3 +344,45 @@ def test_choice_of_modes_is_told():
     assert messages(one("agent.execute", execution={"mode": "cloud"})) == [
         "`cloud` is not possible here; use `executor`"
     ]
+
+
+# --- agent.run --------------------------------------------------------------------------------------------------------
+
+
+def agent(allow=(), **config):
+    tools = {"allow": list(allow), **config.pop("tools", {})}
+    return {"prompt": {"instructions": "x"}, "tools": tools, **config}
+
+
+def test_a_loop_in_the_gateway_says_where_its_tools_run():
+    execution = {"mode": "gateway", "selector": {"tag": "west"}, "schedule": {"maxWaitMs": 5}}
+    node = node_of("agent.run", **agent(["shell.run"], execution=execution))
+    assert (node.placement, node.selector.required_tags(), node.schedule.max_wait_ms) == ("gateway", ("west",), 5)
+
+
+def test_a_loop_in_the_gateway_goes_on_elsewhere_unless_told_otherwise():
+    assert node_of("agent.run", **agent()).on_lost == "resend"
+    assert node_of("agent.run", **agent(execution={"mode": "executor"})).on_lost == "fail"
+    told = {"id": "n", "type": "agent.run", "onLost": "fail", "config": agent()}
+    document = {"version": "v2", "trigger": {"type": "trigger.manual"}, "nodes": [told]}
+    assert parse(document).plan.nodes[0].on_lost == "fail"
+
+
+@pytest.mark.parametrize("mode", ["gateway", "executor"])
+def test_a_connector_that_needs_a_secret_is_given_one_by_the_workflow(mode):
+    tool = "connector.github.issue.create"
+
+    def needs_secret(connector):
+        return connector == "github"
+
+    bare = one("agent.run", **agent([tool], execution={"mode": mode}))
+    assert issues(bare, needs_secret=needs_secret) == [("BAD_REQUEST", "nodes.0.config.tools.allow.0")]
+    given = agent([tool], tools={"auth": {"github": {"secretId": "s1"}}}, execution={"mode": mode})
+    parse(one("agent.run", **given), needs_secret=needs_secret)
+    node = node_of("agent.run", **agent([tool], tools={"auth": {"github": {"secretId": "s1"}}}))
+    assert node.named_secrets == ("s1",)
+
+
+def test_a_node_in_the_gateway_has_no_memory():
+    document = one("agent.run", **agent(["memory.get"]))
+    assert issues(document) == [("BAD_REQUEST", "nodes.0.config.tools.allow.0")]

@@ -18,6 +18,7 @@ class Scene:
 
     def __init__(self, ground: Ground, store: ExecutionStore, org: OrgId, run_id: RunId, worker: ProcessId) -> None:
         self.ground, self.store, self.org, self.run_id, self.worker = ground, store, org, run_id, worker
+        self.seq = -1
 
     async def held(self, **others: Any) -> NewRow:
         fields = {"in_run": True, "placement": "gateway", "kind": "agent.run", "holder": self.worker}
@@ -31,8 +32,9 @@ class Scene:
 
     async def keep(self, row: NewRow, *told: str, epoch: int = 1, by: ProcessId | None = None, **others: Any) -> str:
         events = [EventItem("remote_event", "info", "n1", "agent.run", kind, {"kind": kind}) for kind in told]
-        keep = Keep(request=row.request_id, process=by or self.worker, epoch=epoch, events=events, **others)
-        return (await self.store.keep(keep)).outcome
+        self.seq += len(events)
+        fields = {"request": row.request_id, "process": by or self.worker, "epoch": epoch, "last_event_seq": self.seq}
+        return (await self.store.keep(Keep(events=events, **(fields | others)))).outcome
 
     async def told(self) -> list[str]:
         return [event["message"] for event in await self.ground.events(self.run_id)]
@@ -60,6 +62,13 @@ async def test_what_is_kept_and_what_is_told_are_one_commit(scene: Scene) -> Non
     assert await scene.keep(row, "text_delta") == "kept"
     assert (await scene.told(), await scene.resume(row)) == (["tool_call", "text_delta"], '{"turns":1}')
     assert (await scene.ground.run_row(scene.run_id))["event_seq"] == 2
+
+
+async def test_events_that_were_written_already_are_not_written_again(scene: Scene) -> None:
+    row = await scene.held()
+    await scene.keep(row, "tool_call", "tool_result")
+    assert await scene.keep(row, "tool_result", last_event_seq=1, progress="{}") == "kept"
+    assert (await scene.told(), await scene.resume(row)) == (["tool_call", "tool_result"], "{}")
 
 
 @pytest.mark.promise("P4")

@@ -1,8 +1,7 @@
 """A node of a run as a turn: the payload of `agent.run`, what it asks of an engine, and the answer as its output.
 
-The one thing to know: with an `inputTemplate` the instructions are the rules and the filled template is the message;
-without one the instructions are the message. Templates were filled by the server, and `{{secrets.<id>}}` in a prompt is
-never filled: a model is given no secret.
+The one thing to know: the message is the instructions and, behind them, what they are about (`inputTemplate`). The
+server has filled their templates, and `{{secrets.<id>}}` in a prompt is never filled: a model is given no secret.
 """
 
 from __future__ import annotations
@@ -29,6 +28,10 @@ class NodeEngine(_Part, frozen=True, kw_only=True):
     id: str = LOOP
     model: str | None = None
     provider: str | None = None
+
+    @property
+    def canonical_id(self) -> str:
+        return SPELLINGS.get(self.id, self.id)
 
 
 class NodePrompt(_Part, frozen=True, kw_only=True):
@@ -106,25 +109,22 @@ def turn_of(
     engine, prompt = config.engine, config.prompt
     limits = Limits() if config.limits is None else config.limits
     kept = bytes(payload.resume)
-    system, message = (
-        (prompt.instructions, prompt.input_template) if prompt.input_template else ("", prompt.instructions)
-    )
     return TurnRequest(
         request_id=request_id,
         session_id=None,
         organization_id=organization_id,
         user_id=user_id,
-        message=message,
+        message="\n\n".join(text for text in (prompt.instructions, prompt.input_template) if text),
         prior=payload.prior,
         config=SessionConfig(
             engine=EngineChoice(
-                id=SPELLINGS.get(engine.id, engine.id),
+                id=engine.canonical_id,
                 model=engine.model,
                 provider=engine.provider,
                 auth_mode="env" if api_key is None else "inline_api_key",
                 auth=None if api_key is None else Auth(kind="api_key", api_key=api_key),
             ),
-            prompt=Prompt(system=prompt.system, instructions=system),
+            prompt=Prompt(system=prompt.system),
             tools_allow=payload.effective_tools_allow,
             limits=msgspec.structs.replace(limits, timeout_ms=max(1, min(limits.timeout_ms or timeout_ms, timeout_ms))),
         ),

@@ -273,7 +273,7 @@ async def _locked_draft(connection: asyncpg.Connection, workflow_id: UUID) -> ro
 def _validated(dsl: dict[str, Any]) -> ParsedWorkflow:
     """The workflow that a DSL describes. Raises ApiError 400 with everything that is wrong with it."""
     try:
-        return parse(dsl, check_connector=why_no_action)
+        return parse(dsl, check_connector=why_no_action, needs_secret=needs_secret)
     except WorkflowInvalid as invalid:
         raise ApiError(400, "BAD_REQUEST", "The workflow is not valid.", invalid.details()) from None
 
@@ -292,6 +292,12 @@ def why_no_action(connector_id: str, action_id: str) -> str | None:
     if action_id not in actions:
         return f"The connector {connector_id!r} has no action {action_id!r}; it has {', '.join(actions)}."
     return None
+
+
+def needs_secret(connector_id: str) -> bool:
+    """Whether nothing can be done with the connector without one."""
+    connector = _connectors().connectors.get(connector_id)
+    return connector is not None and connector.requires_secret
 
 
 def _schedule_of(trigger: Trigger, now_ms: int) -> rows.Schedule | None:

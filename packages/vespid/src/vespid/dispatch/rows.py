@@ -40,7 +40,8 @@ def execution_row(
 ) -> NewRow:
     """The row of an execution that the machine asked for; with `holder`, leased to that process at once."""
     has_secrets = bool(execution.secret_refs or execution.auth_secret)
-    pin = execution.selector.executor_id
+    # Of a loop in the gateway's mode it says where its tools run.
+    pin = execution.selector.executor_id if execution.placement == "executor" else None
     return NewRow(
         org=org_id,
         request_id=RequestId(execution.request_id),

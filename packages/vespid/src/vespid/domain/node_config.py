@@ -128,6 +128,8 @@ class Tools(Config):
     """What it may use."""
 
     allow: Annotated[list[Name], msgspec.Meta(max_length=256)]
+    # By connector: the secret that its actions are given.
+    auth: dict[Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")], Auth] | None = None
 
 
 class Limits(Config):

@@ -33,6 +33,8 @@ from vespid.domain.tool_name import NO_SUCH_TOOL, connector_action, is_tool
 
 # (connectorId, actionId) → None where it exists, else a message that says what does.
 ConnectorCheck = Callable[[str, str], str | None]
+# connectorId → whether its actions cannot be called without a secret.
+SecretCheck = Callable[[str], bool]
 
 Shape = TypeVar("Shape", bound=msgspec.Struct)
 
@@ -45,9 +47,10 @@ _AT = re.compile(r"^(?P<message>.*) - at (?P<key>`key` in )?`\$(?P<path>.*)`$", 
 class NodeReader:
     """Reads nodes and gathers what is wrong with them."""
 
-    def __init__(self, check_connector: ConnectorCheck | None = None) -> None:
+    def __init__(self, check_connector: ConnectorCheck | None = None, needs_secret: SecretCheck | None = None) -> None:
         self.issues: list[Issue] = []
         self._check_connector = check_connector
+        self._needs_secret = needs_secret
 
     def read(self, node_id: str, raw: object, path: str) -> PlanNode | None:
         """The node, its rank and edges still empty; None where it has issues."""
@@ -87,7 +90,11 @@ class NodeReader:
             return self._condition(node, parsed, at)
         if isinstance(parsed, JoinConfig):
             return msgspec.structs.replace(node, fail_fast=parsed.fail_fast)
-        return self._remote(node, parsed, at)
+        node = self._remote(node, parsed, at)
+        if node.placement == "gateway" and shape.on_lost is None:
+            # It goes on from what was kept of it: another holder repeats nothing.
+            node = msgspec.structs.replace(node, on_lost="resend")
+        return node
 
     def _condition(self, node: PlanNode, parsed: ConditionConfig, at: str) -> PlanNode:
         if parsed.op != "exists" and parsed.value is msgspec.UNSET:
@@ -126,7 +133,8 @@ class NodeReader:
             in_gateway = engine_id in (engines.LOOP, engines.ECHO)
             allowed: tuple[Placement, ...] = ("gateway", "executor") if in_gateway else ("executor",)
             placement = self._placement(execution, allowed, "gateway" if engine_id == engines.LOOP else "executor", at)
-            self._tools(parsed, at)
+            self._tools(parsed, placement, at)
+            node = _with_tool_secrets(node, parsed)
             requirement = Requirement(node.type, engine=engine_id)
         elif isinstance(parsed, HttpRequestConfig):
             self._http(parsed, at)
@@ -141,7 +149,7 @@ class NodeReader:
         placement: Placement = "executor" if mode == "node" else mode
         if placement not in allowed:
             self.report(f"{at}.execution.mode", f"`{mode}` is not possible here; use {_either(allowed)}")
-        elif placement != "executor" and execution and execution.selector is not None:
+        elif placement == "cloud" and execution and execution.selector is not None:
             self.report(f"{at}.execution.selector", f'a selector needs mode "executor", here it is "{placement}"')
         return placement
 
@@ -169,13 +177,18 @@ class NodeReader:
         auth = parsed.engine.auth
         return engine_id or engines.LOOP, auth.secret_id if auth else None
 
-    def _tools(self, parsed: AgentRunConfig, at: str) -> None:
+    def _tools(self, parsed: AgentRunConfig, placement: Placement, at: str) -> None:
+        auth = (parsed.tools.auth if parsed.tools else None) or {}
         for index, tool in enumerate(parsed.tools.allow if parsed.tools else ()):
             path = f"{at}.tools.allow.{index}"
             if not is_tool(tool):
                 self.report(path, NO_SUCH_TOOL)
             elif named := connector_action(tool):
                 self._connector(*named, path)
+                if named[0] not in auth and self._needs_secret is not None and self._needs_secret(named[0]):
+                    self.report(path, f"`{named[0]}` needs a secret: name one in config.tools.auth.{named[0]}.secretId")
+            elif tool.startswith("memory.") and placement == "gateway":
+                self.report(path, "a node that runs in the gateway has no memory; keep it in a session")
 
     def _http(self, parsed: HttpRequestConfig, at: str) -> None:
         if "{{" not in parsed.method and parsed.method.upper() not in _METHODS:
@@ -198,6 +211,13 @@ class NodeReader:
         except msgspec.ValidationError as error:
             self.issues.append(shape_issue(error, shape, path))
             return None
+
+
+def _with_tool_secrets(node: PlanNode, parsed: AgentRunConfig) -> PlanNode:
+    """What `tools.auth` names travels with the execution, like what templates name."""
+    auth = (parsed.tools.auth if parsed.tools else None) or {}
+    named = dict.fromkeys((*node.named_secrets, *(each.secret_id for each in auth.values())))
+    return msgspec.structs.replace(node, named_secrets=tuple(named))
 
 
 def normalise(config: dict[str, object], parsed: Config) -> dict[str, object]:
@@ -230,8 +250,6 @@ def placed(
     auth_secret: str | None,
 ) -> PlanNode:
     """The node with everything that its `execution` says."""
-    schedule = execution.schedule if execution else None
-    max_wait_ms = schedule.max_wait_ms if schedule else None
     selector = selector_of(execution)
     requirement = msgspec.structs.replace(requirement, tags=selector.required_tags())
     # A selector with templates is known only when the node starts; its executor-independent part stays.
@@ -239,10 +257,7 @@ def placed(
     return msgspec.structs.replace(
         node,
         placement=placement,
-        schedule=Schedule(
-            schedule.on_unavailable if schedule else "wait",
-            MAX_WAIT_MS_DEFAULT if max_wait_ms is None else max_wait_ms,
-        ),
+        schedule=schedule_of(execution),
         selector=selector,
         requirement=requirement,
         signature=requirement.signature if is_static else "",
@@ -256,6 +271,14 @@ def selector_of(execution: ExecutionConfig | None) -> Selector:
     if given is None:
         return Selector()
     return Selector(given.pool, tuple(given.labels or ()), given.group, given.tag, given.executor_id)
+
+
+def schedule_of(execution: ExecutionConfig | None) -> Schedule:
+    """The schedule of an `execution`, or the usual one."""
+    given = execution.schedule if execution else None
+    if given is None:
+        return Schedule("wait", MAX_WAIT_MS_DEFAULT)
+    return Schedule(given.on_unavailable, MAX_WAIT_MS_DEFAULT if given.max_wait_ms is None else given.max_wait_ms)
 
 
 def shape_issue(error: msgspec.ValidationError, shape: type[msgspec.Struct], path: str) -> Issue:

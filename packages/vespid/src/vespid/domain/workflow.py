@@ -16,7 +16,7 @@ from vespid.domain import cron
 from vespid.domain.graph import check_edges, connect
 from vespid.domain.issue import BAD_REQUEST, GRAPH_EDGE_INVALID, Issue, WorkflowInvalid
 from vespid.domain.node_config import Config
-from vespid.domain.node_reader import ConnectorCheck, NodeReader, shape_issue
+from vespid.domain.node_reader import ConnectorCheck, NodeReader, SecretCheck, shape_issue
 from vespid.domain.plan import Edge, EdgeKind, Plan, PlanNode
 
 __all__ = ["ConnectorCheck", "Issue", "Trigger", "Workflow", "WorkflowInvalid", "parse"]
@@ -59,10 +59,12 @@ class _TriggerShape(Config):
     config: _CronConfig | None = None
 
 
-def parse(dsl: object, *, check_connector: ConnectorCheck | None = None) -> Workflow:
+def parse(
+    dsl: object, *, check_connector: ConnectorCheck | None = None, needs_secret: SecretCheck | None = None
+) -> Workflow:
     """The workflow of a decoded DSL document (or of its JSON as bytes). Raises WorkflowInvalid with what was found.
 
-    `check_connector` is asked where a workflow is written; stored revisions are parsed without it.
+    `check_connector` and `needs_secret` are asked where a workflow is written; stored revisions are parsed without.
     """
     if isinstance(dsl, (bytes, msgspec.Raw)):
         try:
@@ -76,7 +78,7 @@ def parse(dsl: object, *, check_connector: ConnectorCheck | None = None) -> Work
     version = dsl.get("version")
     if version not in ("v2", "v3"):
         raise WorkflowInvalid([Issue(BAD_REQUEST, "version", "must be `v2` (a list) or `v3` (a graph)")])
-    reading = _Reading(check_connector)
+    reading = _Reading(check_connector, needs_secret)
     trigger = reading.trigger(dsl.get("trigger"))
     plan = reading.list_plan(dsl.get("nodes")) if version == "v2" else reading.graph_plan(dsl.get("graph"))
     if reading.issues or trigger is None or plan is None:
@@ -87,8 +89,8 @@ def parse(dsl: object, *, check_connector: ConnectorCheck | None = None) -> Work
 class _Reading:
     """One document being read."""
 
-    def __init__(self, check_connector: ConnectorCheck | None) -> None:
-        self._reader = NodeReader(check_connector)
+    def __init__(self, check_connector: ConnectorCheck | None, needs_secret: SecretCheck | None) -> None:
+        self._reader = NodeReader(check_connector, needs_secret)
         self.issues = self._reader.issues
         self._report = self._reader.report
 

@@ -11,10 +11,10 @@ from aiohttp import web
 from vespid.bus.messages import Offer, OfferAnswered, OfferRefused, ResultReady, TextWanted, Withdrawn
 from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.house import House, own_or_borrowed
+from vespid.dispatch.waiters import Waiters
 from vespid.gateway.brain.dispatch import Dispatcher
 from vespid.gateway.brain.placing import Placing
 from vespid.gateway.brain.secret_courier import SecretCourier
-from vespid.gateway.brain.waiters import Waiters
 from vespid.gateway.client.service import ClientService
 from vespid.gateway.edge.desk import EdgeDesk
 from vespid.gateway.edge.grants import Grants

@@ -4,6 +4,7 @@ A change and the row of the control feed that tells of it are one transaction; t
 same columns, so that nothing depends on the feed being read.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -12,6 +13,7 @@ import msgspec
 
 from vespid.store.pool import Database
 from vespid.store.queries import load
+from vespid_protocol.ids import OrgId
 
 QUERIES = load("agents")
 
@@ -60,6 +62,30 @@ class AgentRow(msgspec.Struct, frozen=True):
         if self.last_seen_at is None or self.lost_at is not None or self.edge_renewed_at is None:
             return self.last_seen_at
         return max(self.last_seen_at, self.edge_renewed_at)
+
+
+class ReportedTool(msgspec.Struct, frozen=True, rename="camel"):
+    """A tool that some host offers to models."""
+
+    id: str
+    description: str = ""
+    input_schema: dict[str, object] = msgspec.field(default_factory=lambda: {"type": "object"})
+
+
+async def reported_tools(
+    db: Database, organization_id: OrgId, *, pool: str, tags: Sequence[str], executor_id: str | None
+) -> list[ReportedTool]:
+    """What the hosts offer to which work with such a selector may go. What one of them says wrongly is left out."""
+    executor = None if executor_id is None else UUID(executor_id)
+    rows = await db.fetch_system(QUERIES.reported_tools, UUID(organization_id), pool, list(tags), executor)
+    return [tool for row in rows if (tool := _reported(row["tool"])) is not None]
+
+
+def _reported(said: bytes) -> ReportedTool | None:
+    try:
+        return msgspec.json.decode(said, type=ReportedTool)
+    except msgspec.DecodeError:
+        return None
 
 
 async def list_agents(

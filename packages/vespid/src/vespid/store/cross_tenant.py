@@ -43,6 +43,7 @@ _REASONS: Final = {
     "vespid_x_keep_executions": "how far such work has come, fenced by process and epoch",
     "vespid_x_hand_over": "and what a process that stops leaves to another",
     "vespid_x_read_resume": "from where it goes on, compared with the organization it is told",
+    "vespid_x_reported_tools": "what hosts offer to a loop, those of the managed pool too",
     "vespid_x_live_leases": "what an executor or the bus's rebuild must know",
     "vespid_x_revoke_leases": "what a revoked executor held",
     # Turns of sessions: their hosts may be managed executors, which belong to no organization.

@@ -185,6 +185,8 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     process: ProcessId
     epoch: int
     events: Sequence[EventItem]
+    # Of the last of them; the first follows the last one of the statement before.
+    last_event_seq: int
     # A JSON document, kept as text; None: as it was.
     progress: str | None = None
     # It is further than when it was leased.

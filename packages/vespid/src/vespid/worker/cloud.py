@@ -11,6 +11,7 @@ import msgspec
 import structlog
 from prometheus_client import Gauge
 
+from vespid.bus.channels import CLOUD_QUEUE
 from vespid.bus.messages import CancelOrder
 from vespid.dispatch.house import House
 from vespid.dispatch.rows import result_event, text_or_none
@@ -18,12 +19,14 @@ from vespid.dispatch.secrets import RequestSecrets, SecretUnavailable, resolve
 from vespid.store.executions import CloudWork, Finish
 from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.store.secrets import SecretResolver
+from vespid.worker import agent_run
+from vespid.worker.agent_run import AgentRuns
+from vespid.worker.kept_turn import TurnAbandoned
+from vespid.worker.outcome import Outcome
 from vespid_protocol.codes import Code
 from vespid_protocol.ids import OrgId, ProcessId, RequestId, RunId
-from vespid_protocol.text import clean_json
 from vespid_runtime.connectors import ActionContext, ActionLimits, ConnectorError, Registry
 from vespid_runtime.egress import GuardedHttp
-from vespid_runtime.redaction import Redactor
 from vespid_runtime.secrets import SecretMissing, fill_secrets
 
 log = structlog.get_logger("vespid.worker.cloud")
@@ -31,7 +34,6 @@ log = structlog.get_logger("vespid.worker.cloud")
 RUNNING = Gauge("vespid_cloud_executions_running", "Executions that this worker runs itself")
 
 PLACEMENTS = ("cloud", "gateway")
-OUTPUT_MAX_BYTES = 4 * 1024 * 1024
 COMMIT_RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 # How long work under way may go on once the process was asked to stop.
 DRAIN_S = 25.0
@@ -51,15 +53,6 @@ class _Action(msgspec.Struct, frozen=True, rename="camel"):
 _decode_action = msgspec.json.Decoder(_Action).decode
 
 
-class _Result(msgspec.Struct, frozen=True):
-    """`error` None: it succeeded."""
-
-    output: object = None
-    error: str | None = None
-    message: str | None = None
-    details: object = None
-
-
 class Cloud:
     """A Service, and the stepper's `CloudRunner`."""
 
@@ -69,6 +62,7 @@ class Cloud:
         registry: Registry,
         http: GuardedHttp,
         resolver: SecretResolver,
+        agents: AgentRuns,
         *,
         concurrency: int,
         operator_base_urls: Mapping[str, str],
@@ -77,11 +71,12 @@ class Cloud:
         self._registry = registry
         self._http = http
         self._resolver = resolver
+        self._agents = agents
         self._free = concurrency
         self._operator_base_urls = operator_base_urls
         self._tasks: set[asyncio.Task[None]] = set()
         # What runs, by request; an entry leaves when its result is committed.
-        self._running: dict[str, asyncio.Task[_Result]] = {}
+        self._running: dict[str, asyncio.Task[Outcome]] = {}
         self._stopping = False
 
     async def start(self) -> None:
@@ -89,8 +84,9 @@ class Cloud:
         await self._http.start()
 
     async def stop(self) -> None:
-        """Take nothing new, finish what runs within DRAIN_S, and leave the rest to the sweep."""
+        """Take nothing new, finish what runs within DRAIN_S, and leave the rest to the sweep. Loops go on elsewhere."""
         self._stopping = True
+        self._agents.hand_over()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=DRAIN_S)
             for task in late:
@@ -148,36 +144,43 @@ class Cloud:
         try:
             with RUNNING.track_inprogress():
                 await asyncio.wait((running,))
-                cancelled = _Result(error=Code.NODE_EXECUTION_CANCELLED, message="cancelled")
+                if not running.cancelled() and isinstance(running.exception(), TurnAbandoned):
+                    await self._hand_over(work)
+                    return
+                cancelled = Outcome(error=Code.NODE_EXECUTION_CANCELLED, message="cancelled")
                 await self._commit(work, cancelled if running.cancelled() else running.result())
         finally:
             running.cancel()
             del self._running[work.request_id]
 
-    async def _run(self, work: CloudWork) -> _Result:
+    async def _run(self, work: CloudWork) -> Outcome:
         org_id = OrgId(str(work.organization_id))
         try:
             async with asyncio.timeout(work.timeout_ms / 1000):
                 secrets = await resolve(self._resolver, org_id, work.secret_refs)
-                return _within_limit(_storable(_redacted(await self._act(work, secrets), secrets)))
+                return (await self._act(work, secrets)).fit(secrets.clear_values())
+        except TurnAbandoned:
+            raise
         except TimeoutError:
-            return _Result(error=Code.NODE_EXECUTION_TIMEOUT, message=f"not done within {work.timeout_ms} ms")
+            return Outcome(error=Code.NODE_EXECUTION_TIMEOUT, message=f"not done within {work.timeout_ms} ms")
         except SecretUnavailable as error:
-            return _Result(error=error.code, message=error.message)
+            return Outcome(error=error.code, message=error.message)
         except Exception as error:
             # A bug of ours or of a connector: the node fails, the worker lives.
             log.exception("cloud_execution_raised", request_id=work.request_id, kind=work.kind)
-            return _Result(
+            return Outcome(
                 error=Code.NODE_EXECUTION_FAILED, message=f"the worker could not run it: {type(error).__name__}"
             )
 
-    async def _act(self, work: CloudWork, secrets: RequestSecrets) -> _Result:
+    async def _act(self, work: CloudWork, secrets: RequestSecrets) -> Outcome:
+        if work.kind == agent_run.KIND:
+            return await self._agents.run(work, secrets)
         if work.kind not in ("connector.action", "http.request"):
-            return _Result(error=Code.ENGINE_UNAVAILABLE, message=f"no engine for {work.kind} runs in this server")
+            return Outcome(error=Code.ENGINE_UNAVAILABLE, message=f"no engine for {work.kind} runs in this server")
         try:
             action = _decode_action(work.payload)
         except msgspec.DecodeError as error:
-            return _Result(error=Code.INVALID_ACTION_PAYLOAD, message=str(error))
+            return Outcome(error=Code.INVALID_ACTION_PAYLOAD, message=str(error))
         run_id = text_or_none(work.run_id) or work.request_id
         context = ActionContext(
             http=self._http,
@@ -192,13 +195,24 @@ class Cloud:
                 {secret_id: value.reveal() for secret_id, value in secrets.named.items()},
             )
             auth = None if secrets.auth is None else secrets.auth.reveal()
-            return _Result(await self._registry.run(action.connector_id, action.action_id, given, auth, context))
+            return Outcome(await self._registry.run(action.connector_id, action.action_id, given, auth, context))
         except SecretMissing as missing:
-            return _Result(error=Code.SECRET_NOT_FOUND, message=str(missing))
+            return Outcome(error=Code.SECRET_NOT_FOUND, message=str(missing))
         except ConnectorError as error:
-            return _Result(error=error.code, message=error.message, details=error.details or None)
+            return Outcome(error=error.code, message=error.message, details=error.details or None)
 
-    async def _commit(self, work: CloudWork, result: _Result) -> None:
+    async def _hand_over(self, work: CloudWork) -> None:
+        """Another process goes on with it: at once where the lease is still ours to give."""
+        try:
+            if await self._house.executions.hand_over(
+                RequestId(work.request_id), self._house.process_id, work.lease_epoch
+            ):
+                self._house.mail.wake(CLOUD_QUEUE, work.request_id)
+        except STORE_AWAY as error:
+            # It passes with this process's lease.
+            log.warning("hand_over_postponed", request_id=work.request_id, error=repr(error))
+
+    async def _commit(self, work: CloudWork, result: Outcome) -> None:
         """Commit the result, however long Postgres takes to come back; past the deadline somebody else has acted."""
         finish = Finish(
             request=RequestId(work.request_id),
@@ -209,6 +223,7 @@ class Cloud:
             error=result.error,
             error_message=result.message,
             error_details=None if result.details is None else msgspec.Raw(_encode(result.details)),
+            tail=result.tail,
         )
         event = result_event(
             work.node_id,
@@ -232,7 +247,7 @@ class Cloud:
                 await asyncio.sleep(COMMIT_RETRY_S[min(attempt, len(COMMIT_RETRY_S) - 1)])
                 attempt += 1
             except STORE_REFUSED as error:
-                if finish.output is None:
+                if finish.output is None and not finish.tail:
                     raise
                 # Nothing of what it says can be kept; that it ended is, or its run would wait for the deadline.
                 log.exception("cloud_result_refused", request_id=work.request_id)
@@ -245,36 +260,9 @@ class Cloud:
                     error=Code.NODE_EXECUTION_FAILED,
                     error_message=message,
                     error_details=None,
+                    tail=(),
                 )
             else:
                 if finished.outcome not in ("applied", "deferred", "cancelled", "duplicate"):
                     log.warning("cloud_result_refused", request_id=work.request_id, outcome=finished.outcome)
                 return
-
-
-def _redacted(result: _Result, secrets: RequestSecrets) -> _Result:
-    values = secrets.clear_values()
-    if not values:
-        return result
-    redactor = Redactor(values)
-    return _Result(
-        redactor.redact_json(msgspec.to_builtins(result.output)),
-        None if result.error is None else redactor.redact(result.error),
-        None if result.message is None else redactor.redact(result.message),
-        redactor.redact_json(msgspec.to_builtins(result.details)),
-    )
-
-
-def _storable(result: _Result) -> _Result:
-    """NUL and lone surrogates of whoever was asked become U+FFFD: Postgres keeps neither."""
-    raw, mended = clean_json(_encode(msgspec.to_builtins(result)))
-    return msgspec.json.decode(raw, type=_Result) if mended else result
-
-
-def _within_limit(result: _Result) -> _Result:
-    size = len(_encode(result.output))
-    if size <= OUTPUT_MAX_BYTES:
-        return result
-    return _Result(
-        error=Code.RESULT_TOO_LARGE, message=f"the output has {size} bytes, at most {OUTPUT_MAX_BYTES} are kept"
-    )

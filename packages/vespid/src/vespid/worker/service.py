@@ -5,16 +5,20 @@ import structlog
 from vespid.bus.channels import CLOUD_QUEUE
 from vespid.bus.messages import CancelOrder
 from vespid.dispatch.house import House, own_or_borrowed
+from vespid.dispatch.tool_calls import ToolCalls
 from vespid.security.envelope import Keyring
 from vespid.service import Stack
 from vespid.settings import WorkerSettings
 from vespid.store.secrets import SecretResolver
+from vespid.worker.agent_run import AgentRuns
 from vespid.worker.cloud import Cloud
 from vespid.worker.cloud_queue import CloudQueue
 from vespid.worker.continuations import Continuations
+from vespid.worker.engine_runner import EngineRunner
 from vespid.worker.health import HealthServer
 from vespid.worker.schedules import Schedules
 from vespid.worker.sweeper import Sweeper
+from vespid.worker.tool_source import ToolSource
 from vespid_runtime.connectors import registry
 from vespid_runtime.egress import EgressGuard, EgressPolicy, GuardedHttp
 
@@ -35,13 +39,28 @@ class WorkerService:
             if settings.has_kek
             else None
         )
+        connectors = registry()
+        http = GuardedHttp(EgressGuard(EgressPolicy.cloud(",".join(settings.egress_allow))))
+        base_urls = {"githubApiBaseUrl": settings.github_api_base_url}
+        calls = ToolCalls(self.house)
+        runner = EngineRunner(
+            settings.engine_runner_base_url,
+            settings.engine_runner_token,
+            max_timeout_ms=settings.engine_runner_timeout_ms,
+        )
         cloud = Cloud(
             self.house,
-            registry(),
-            GuardedHttp(EgressGuard(EgressPolicy.cloud(",".join(settings.egress_allow)))),
+            connectors,
+            http,
             SecretResolver(self.house.db, keyring),
+            AgentRuns(
+                self.house,
+                runner,
+                ToolSource(self.house.db, connectors, http, calls, operator_base_urls=base_urls),
+                payload_max_chars=settings.remote_event_payload_max_chars,
+            ),
             concurrency=CLOUD_CONCURRENCY,
-            operator_base_urls={"githubApiBaseUrl": settings.github_api_base_url},
+            operator_base_urls=base_urls,
         )
         self.house.run_cloud_with(cloud)
         self.house.inbox.handle(CancelOrder, cloud.stop_one)
@@ -56,6 +75,8 @@ class WorkerService:
         self._stack = Stack(
             [
                 own_or_borrowed(self.house, borrowed=house is not None),
+                runner,
+                calls,
                 cloud,
                 CloudQueue(self.house.mail, cloud, CLOUD_QUEUE),
                 continuations,

@@ -13,16 +13,17 @@ import structlog
 from vespid.bus.choice import Cold, Held, Refused, Reserved
 from vespid.bus.errors import BusError
 from vespid.bus.messages import OfferAnswered, OfferRefused
+from vespid.dispatch.ending import cancel_request
 from vespid.dispatch.house import House
 from vespid.dispatch.scheduler import EDGES_TRIED, Wanted, refusal_code
+from vespid.dispatch.waiters import Ended, Notice, Unanswered, Waiters
 from vespid.errors import ApiError
 from vespid.gateway.brain.body import ASYNC_TIMEOUT_MAX_MS, TIMEOUT_MAX_MS, DispatchBody, row_of
 from vespid.gateway.brain.refusals import nobody, not_now
 from vespid.gateway.brain.secret_courier import SecretCourier
-from vespid.gateway.brain.waiters import Ended, Notice, Unanswered, Waiters
 from vespid.security.envelope import SecretValue
 from vespid.store.executions import NewRow, Standing
-from vespid_protocol.ids import ExecutorId, OrgId, RequestId
+from vespid_protocol.ids import ExecutorId, RequestId
 
 log = structlog.get_logger("vespid.gateway.brain.dispatch")
 
@@ -242,23 +243,11 @@ class Dispatcher:
 
     async def cancel(self, request_id: RequestId) -> None:
         """Ask for its end; a finished one stays as it is."""
-        asked = await self._house.executions.cancel(request_id)
+        asked = await cancel_request(self._house, request_id, "cancelled by a caller")
         if asked.outcome == "unknown":
             raise ApiError(404, "NOT_FOUND", "There is no such request.")
-        org_id = OrgId(str(asked.organization_id))
         if asked.outcome == "cancelled":
-            await self._house.scheduler.released(request_id, org_id)
             self._waiters.answered(OfferAnswered(request_id, "exists"))
-            if asked.run_id is not None:
-                self._house.stepper.wake(org_id, str(asked.run_id))
-        elif asked.outcome == "cancelling" and asked.executor_id is not None:
-            self._house.scheduler.cancel_order(
-                request_id, str(asked.executor_id), asked.lease_epoch or 0, "cancelled by a caller"
-            )
-        elif asked.outcome == "cancelling" and asked.holder_process is not None:
-            self._house.scheduler.cancel_own(
-                request_id, str(asked.holder_process), asked.lease_epoch or 0, "cancelled by a caller"
-            )
 
 
 async def _answer_to_offer(notice: "asyncio.Future[Notice]") -> Notice:

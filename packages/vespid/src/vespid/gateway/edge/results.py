@@ -11,10 +11,12 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
+from vespid.bus.channels import call_channel
 from vespid.bus.errors import BusError
 from vespid.bus.messages import ResultReady
 from vespid.dispatch.house import House
 from vespid.dispatch.rows import result_event
+from vespid.dispatch.tool_calls import is_tool_call
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.inflight import InFlight
 from vespid.gateway.edge.streams import Streams
@@ -32,6 +34,7 @@ log = structlog.get_logger("vespid.gateway.edge.results")
 RESULTS = Counter("vespid_results_total", "Results of executors, by verdict", ["outcome"])
 
 RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0)
+TOOL_RESULT_KEEP_MS = 24 * 3_600_000
 
 
 class Results:
@@ -129,7 +132,8 @@ class Results:
             output=frame.output if isinstance(frame.output, msgspec.Raw) else None,
             error=None if frame.status == "succeeded" else frame.error or "NODE_EXECUTION_FAILED",
             error_message=frame.error_message,
-            keep_ms=self._keep_ms,
+            # A loop that is taken up late still finds what it had called.
+            keep_ms=max(self._keep_ms, TOOL_RESULT_KEEP_MS) if is_tool_call(frame.request_id) else self._keep_ms,
         )
 
     async def _commit(
@@ -179,6 +183,8 @@ class Results:
             self._house.stepper.wake(org_id, str(finished.run_id))
         if in_flight is not None and in_flight.reply_to and finished.outcome != "fenced":
             await self._reply(in_flight, finish, finished)
+        if is_tool_call(finish.request):
+            self._house.fanout.publish(call_channel(finish.request), b"")
         if finished.outcome in ("applied", "deferred", "cancelled", "duplicate"):
             await self._house.scheduler.released(
                 finish.request,

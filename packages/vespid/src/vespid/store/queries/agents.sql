@@ -56,3 +56,6 @@ select vespid_x_change_managed_executor($1, $2, $3)
 
 -- name: revoke_managed_executor
 select vespid_x_revoke_managed_executor($1)
+
+-- name: reported_tools
+select tool from vespid_x_reported_tools($1, $2, $3, $4)

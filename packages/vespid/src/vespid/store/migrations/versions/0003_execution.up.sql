@@ -735,7 +735,7 @@ language sql security definer set search_path = pg_catalog, public as $$
     )
     update executions e
     set state = 'dispatched', holder_process = process, lease_epoch = e.lease_epoch + 1, placements = e.placements + 1,
-        granted_at = clock_timestamp(), act_by = now() + (e.timeout_ms + 5000) * interval '1 ms'
+        last_event_seq = -1, granted_at = clock_timestamp(), act_by = now() + (e.timeout_ms + 5000) * interval '1 ms'
     from (table free union table doubtful limit most) taken where e.request_id = taken.request_id
     returning e.request_id, e.lease_epoch, e.organization_id, e.run_id, e.workflow_id, e.node_id, e.node_type, e.attempt, e.kind,
               e.requested_by_user_id, e.payload, e.secret_refs, e.timeout_ms
@@ -889,7 +889,8 @@ begin
 end $$;
 
 -- What the holder of work of the server's own kinds has come to: what it tells of it, and the state from which the next
--- holder would go on, in one statement. items: [{request, process, epoch, events: [{t,l,n,nt,m,p}…], progress?: text, further?}]
+-- holder would go on, in one statement. items: [{request, process, epoch, events: [{t,l,n,nt,m,p}…], lastEventSeq, progress?: text,
+-- further?}]. Events that were seen already, in a statement whose outcome its sender never learned, are passed over.
 -- One that has come further than it was when it was leased has done its hosts no harm: its placements count anew.
 --   → kept | fenced
 create function vespid_x_keep_executions(items jsonb[])
@@ -904,12 +905,12 @@ begin
     for i in 1 .. coalesce(array_length(items, 1), 0) loop
         ord := i;
         item := items[ord];
-        count := jsonb_array_length(item->'events');
         outcome := 'fenced'; run_id := null; seq := null;
-        select e.run_id, e.organization_id into held from executions e
+        select e.run_id, e.organization_id, e.last_event_seq into held from executions e
         where e.request_id = item->>'request' and e.holder_process = (item->>'process')::uuid
           and e.lease_epoch = (item->>'epoch')::bigint and e.state in ('dispatched', 'received');
         if found then
+            count := case when held.last_event_seq < (item->>'lastEventSeq')::bigint then jsonb_array_length(item->'events') else 0 end;
             if held.run_id is not null and count > 0 then
                 update workflow_runs r set event_seq = r.event_seq + count where r.id = held.run_id and r.finished_at is null
                 returning r.event_seq, r.workflow_id, r.attempt_count into written;
@@ -920,6 +921,7 @@ begin
             end if;
             update executions e
             set progress = coalesce(item->>'progress', e.progress),
+                last_event_seq = greatest(e.last_event_seq, (item->>'lastEventSeq')::bigint),
                 placements = case when (item->>'further')::boolean then 1 else e.placements end
             where e.request_id = item->>'request' and e.holder_process = (item->>'process')::uuid
               and e.lease_epoch = (item->>'epoch')::bigint and e.state in ('dispatched', 'received');
@@ -983,6 +985,18 @@ begin
     end if;
     return next;
 end $$;
+
+-- The tools that executors said they have, of those to which work of this organization with this selector may go: whether
+-- they are connected now or not, for work can wait for them. The newest word on a tool counts.
+create function vespid_x_reported_tools(org uuid, wanted_pool text, wanted_tags text[], executor uuid)
+returns table (tool jsonb)
+language sql stable security definer set search_path = pg_catalog, public as $$
+    select distinct on (t.tool->>'id') t.tool
+    from executors x, jsonb_array_elements(case when jsonb_typeof(x.capabilities->'tools') = 'array' then x.capabilities->'tools' end) t(tool)
+    where ((wanted_pool = 'byon' and x.organization_id = org) or (wanted_pool = 'managed' and x.organization_id is null))
+      and x.tags @> wanted_tags and (executor is null or x.id = executor) and x.revoked_at is null and x.enabled
+    order by t.tool->>'id', x.last_seen_at desc nulls last
+$$;
 
 -- An executor gives work back that it has not begun, or the edge could not send it. items: [{request, executor, epoch?}]
 --   → returned | fenced. Neither uses an attempt nor a placement.

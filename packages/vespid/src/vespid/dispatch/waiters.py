@@ -17,7 +17,7 @@ from vespid.store.executions import ExecutionStore
 from vespid.store.failure import STORE_FAILED
 from vespid_protocol.ids import RequestId
 
-log = structlog.get_logger("vespid.gateway.brain.waiters")
+log = structlog.get_logger("vespid.dispatch.waiters")
 
 LOOK_S = 2.0
 
