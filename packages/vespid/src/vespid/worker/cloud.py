@@ -94,6 +94,11 @@ class Cloud:
             await asyncio.gather(*late, return_exceptions=True)
         await self._http.stop()
 
+    @property
+    def running(self) -> frozenset[str]:
+        """The requests that this process works on."""
+        return frozenset(self._running)
+
     def reserve(self) -> ProcessId | None:
         if self._stopping or self._free <= 0:
             return None

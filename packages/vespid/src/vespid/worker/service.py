@@ -48,7 +48,7 @@ class WorkerService:
             settings.engine_runner_token,
             max_timeout_ms=settings.engine_runner_timeout_ms,
         )
-        cloud = Cloud(
+        self.cloud = cloud = Cloud(
             self.house,
             connectors,
             http,
