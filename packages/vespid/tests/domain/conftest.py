@@ -12,6 +12,7 @@ from vespid.domain.policy import RunPolicy
 from vespid.domain.run import (
     CancelRequested,
     Emit,
+    LoopMissing,
     NewExecution,
     NodeCancelled,
     NodeFailed,
@@ -27,6 +28,7 @@ from vespid.domain.run import (
     encode_state,
     step,
 )
+from vespid.domain.run_event import KeptLoop
 from vespid.domain.workflow import parse
 
 RUN_ID = "01900000-0000-7000-8000-000000000001"
@@ -48,6 +50,9 @@ class Run:
     outputs: dict[str, object] = field(default_factory=dict)
     # What steps asked for.
     loads: list[frozenset[str]] = field(default_factory=list)
+    # What attempts left of their loops, by request, and what people decided of each node's calls.
+    loops: dict[str, object] = field(default_factory=dict)
+    decided: dict[str, list[object]] = field(default_factory=dict)
 
     @property
     def state(self) -> RunState:
@@ -56,16 +61,22 @@ class Run:
     def apply(self, event: RunEvent) -> Transition:
         state = self.state
         wanted: frozenset[str] = frozenset()
+        loops: dict[str, KeptLoop | None] = {}
         while True:
             try:
-                transition = step(self.plan, state, event, self._context(wanted))
+                transition = step(self.plan, state, event, self._context(wanted, loops))
                 break
+            except LoopMissing as missing:
+                loops[missing.node_id] = self._kept(missing.node_id, missing.attempt)
+                continue
             except OutputsMissing as missing:
                 more = missing.node_ids - wanted
             assert more, "what was loaded is not asked for again"
             wanted = wanted | more
             self.loads.append(more)
-        if isinstance(event, NodeSucceeded) and event.node_id not in self.outputs:
+        was = state.nodes.get(event.node_id) if isinstance(event, NodeSucceeded) else None
+        is_answer = was is not None and was.status in ("asking", "withdrawing")
+        if isinstance(event, NodeSucceeded) and event.node_id not in self.outputs and not is_answer:
             self.outputs[event.node_id] = event.output
         self.stored = encode_state(transition.state)
         self.events += transition.emits
@@ -79,7 +90,11 @@ class Run:
             self.cancelled.append(cancel.node_id)
         return transition
 
-    def _context(self, loaded: frozenset[str]) -> RunContext:
+    def _kept(self, node_id: str, attempt: int) -> KeptLoop:
+        state, decided = self.loops[f"{RUN_ID}:{node_id}:{attempt}"], self.decided.get(node_id, [])
+        return KeptLoop(msgspec.Raw(msgspec.json.encode(state)), msgspec.Raw(msgspec.json.encode(decided)))
+
+    def _context(self, loaded: frozenset[str], loops: dict[str, KeptLoop | None]) -> RunContext:
         return RunContext(
             organization_id="org",
             run_id=RUN_ID,
@@ -88,6 +103,7 @@ class Run:
             now_ms=self.now_ms,
             input=msgspec.Raw(msgspec.json.encode(self.input)),
             outputs={node_id: msgspec.Raw(msgspec.json.encode(self.outputs[node_id])) for node_id in loaded},
+            loops=loops,
             policy=self.policy,
         )
 
@@ -101,6 +117,30 @@ class Run:
 
     def fail(self, node_id: str, code: str = "NODE_EXECUTION_FAILED", **more: object) -> Transition:
         return self.apply(NodeFailed(node_id, self.live.pop(node_id), code, **more))
+
+    def park(self, node_id: str, *calls: dict[str, object], loop: object = None) -> Transition:
+        """The attempt of an agent ends with calls that people have to allow."""
+        request = self.execution(node_id).request_id
+        self.loops[request] = {"at": request} if loop is None else loop
+        output = {"loop": self.loops[request], "approvals": list(calls)}
+        return self.fail(node_id, "APPROVAL_REQUIRED", output=output)
+
+    def decide(self, node_id: str, *decisions: str, comment: str | None = None) -> Transition:
+        """People answer all that the node's execution asks, in its order; `expired`: they did not."""
+        execution = self.execution(node_id)
+        assert execution.kind == "approval"
+        answers = [
+            {"id": ask.id, "hash": ask.hash, "decision": decision, "comment": comment}
+            for ask, decision in zip(execution.asks, decisions, strict=True)
+        ]
+        for ask, decision in zip(execution.asks, decisions, strict=True):
+            if ask.kind == "tool":
+                told = {"n": ask.n, "tool": ask.tool, "digest": ask.digest, "decision": decision}
+                self.decided.setdefault(node_id, []).append(told)
+        output = {"kind": execution.asks[0].kind, "decided": answers}
+        if "expired" in decisions:
+            return self.fail(node_id, "APPROVAL_EXPIRED", output=output)
+        return self.succeed(node_id, output)
 
     def confirm_cancel(self, node_id: str) -> Transition:
         return self.apply(NodeCancelled(node_id, self.live.pop(node_id)))
@@ -128,6 +168,20 @@ def shell(node_id: str, **more: object) -> dict[str, object]:
     script = more.pop("script", "true")
     config = {"task": {"type": "shell", "script": script}} | dict(more.pop("config", {}))
     return {"id": node_id, "type": "agent.execute", "config": config, **more}
+
+
+def agent(node_id: str, allow: tuple[str, ...] = (), **more: object) -> dict[str, object]:
+    """An agent.run node of our own loop, on an executor; `approval` is of its tools, the rest goes beside config."""
+    tools: dict[str, object] = {"allow": list(allow)}
+    if "tool_approval" in more:
+        tools["approval"] = more.pop("tool_approval")
+    config = {
+        "engine": {"id": "vespid.loop.v1", "model": "m"},
+        "prompt": {"instructions": "do it"},
+        "tools": tools,
+        "execution": {"mode": "executor"},
+    }
+    return {"id": node_id, "type": "agent.run", "config": config | dict(more.pop("config", {})), **more}
 
 
 def condition(node_id: str, path: str = "$.input.go", op: str = "eq", value: object = True) -> dict[str, object]:
@@ -160,6 +214,7 @@ class Kit:
     """The builders of documents, and of runs over them."""
 
     shell = staticmethod(shell)
+    agent = staticmethod(agent)
     condition = staticmethod(condition)
     join = staticmethod(join)
     listed = staticmethod(listed)

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 
 from vespid.domain.policy import Backoff, RunPolicy
 from vespid.domain.run import CancelRequested, NodeCancelled, NodeFailed, NodeSucceeded, Start, TimerDue
-from vespid.domain.run_state import NODE_TERMINAL, RUN_TERMINAL
+from vespid.domain.run_state import NODE_LIVE, NODE_TERMINAL, RUN_TERMINAL
 from vespid.domain.run_table import NODE_TABLE, RUN_TABLE, IllegalTransition, run_move
 
 CODES = ("NODE_EXECUTION_FAILED", "AGENT_DISCONNECTED", "SECRET_NOT_FOUND", "EXECUTOR_OVER_CAPACITY")
 TERMINAL_EVENTS = {"run_succeeded", "run_failed", "run_cancelled"}
 LETTERS = {
     "node_started": "s",
+    "node_waiting": "w",
+    "approval_requested": "q",
     "node_dispatched": "d",
     "remote_result_received": "r",
     "node_succeeded": "S",
@@ -29,15 +31,24 @@ LETTERS = {
     "node_skipped": "x",
 }
 # A node is skipped, or makes attempts of which all but the last failed or were refused; a retry of the run shows in the
-# node only as its next start.
-GRAMMAR = re.compile(r"x|(sd(rF?|F|)t?|sF)*(s(d(r?S|r?F|)|S|F))?")
+# node only as its next start. `M`: people are asked, before it is dispatched or in the middle of an agent's work.
+GRAMMAR = re.compile(r"x|(sM(d(rF?|F|)t?|F))*(s(M(d(r?S|r?F|)|F|)|S))?".replace("M", "(wq+)*(d(wq+)+)*"))
+
+
+AGENT = {
+    "prompt": {"instructions": "do it"},
+    "execution": {"mode": "executor"},
+    "tools": {"allow": ["shell.run", "memory.get"], "approval": {"memory.*": {}}},
+}
+CALL = {"n": 0, "tool": "memory.get", "arguments": {"path": "x"}, "digest": "a" * 64}
 
 
 @st.composite
 def documents(draw):
     """A v3 document: up to seven nodes, edges only forwards."""
     count = draw(st.integers(1, 7))
-    kinds = draw(st.lists(st.sampled_from(["shell", "shell", "condition", "join"]), min_size=count, max_size=count))
+    choices = ["shell", "shell", "agent", "condition", "join"]
+    kinds = draw(st.lists(st.sampled_from(choices), min_size=count, max_size=count))
     nodes: dict[str, object] = {}
     for index, kind in enumerate(kinds):
         node_id = f"n{index}"
@@ -48,8 +59,12 @@ def documents(draw):
             nodes[node_id] = {"type": "parallel.join", "config": {"mode": "all", "failFast": draw(st.booleans())}}
         else:
             nodes[node_id] = {"type": "agent.execute", "config": {}}
+            if kind == "agent":
+                nodes[node_id] = {"type": "agent.run", "config": AGENT}
             if draw(st.booleans()):
                 nodes[node_id]["retry"] = {"maxAttempts": draw(st.integers(1, 3)), "backoffMs": 10}
+            if draw(st.booleans()):
+                nodes[node_id]["approval"] = {"by": "member"}
     edges = []
     for target in range(1, count):
         for source in sorted(draw(st.sets(st.integers(0, target - 1), max_size=3))):
@@ -103,10 +118,20 @@ def act(draw, run, may_cancel):
         node_id = draw(st.sampled_from(sorted(run.live)))
         if node_id in run.cancelled:
             run.confirm_cancel(node_id)
+        elif run.execution(node_id).kind == "approval":
+            answer(draw(st.sampled_from(["approved", "approved", "denied", "expired"])), run, node_id)
         elif choice == "succeed":
             run.succeed(node_id, {"n": 1})
+        elif run.execution(node_id).kind == "agent.run" and draw(st.booleans()):
+            # Sometimes what it says is not readable.
+            calls = [CALL | {"n": n} for n in range(draw(st.integers(0, 3)))]
+            run.park(node_id, *calls)
         else:
             run.fail(node_id, draw(st.sampled_from(CODES)))
+
+
+def answer(decision, run, node_id):
+    run.decide(node_id, *(decision for _ in run.execution(node_id).asks))
 
 
 def play_to_the_end(run):
@@ -120,6 +145,8 @@ def play_to_the_end(run):
             node_id = next(iter(run.live))
             if node_id in run.cancelled:
                 run.confirm_cancel(node_id)
+            elif run.execution(node_id).kind == "approval":
+                answer("approved", run, node_id)
             else:
                 run.succeed(node_id, {"n": 1})
         else:
@@ -129,8 +156,14 @@ def play_to_the_end(run):
 
 def check_invariants(run):
     state = run.state
-    live = {node_id for node_id, node in state.nodes.items() if node.status in ("live", "cancelling")}
+    live = {node_id for node_id, node in state.nodes.items() if node.status in NODE_LIVE}
     assert live == set(run.live)
+    for node_id in live:
+        asks = state.nodes[node_id].status in ("asking", "withdrawing")
+        assert asks == (run.execution(node_id).kind == "approval")
+        # Nothing that people have to allow is dispatched without.
+        if not asks and run.plan.by_id[node_id].approval is not None:
+            assert state.nodes[node_id].approved is not None
     assert all(state.nodes[node_id].attempt == attempt for node_id, attempt in run.live.items())
     if state.phase in RUN_TERMINAL:
         assert not live
@@ -153,7 +186,9 @@ def check_story(run):
         told = [event for event in run.events if event.node_id == node_id]
         word = "".join(LETTERS[event.event_type] for event in told)
         assert GRAMMAR.fullmatch(word), f"{node_id}: {word}"
-        requests = [event.payload["requestId"] for event in told if event.event_type == "node_dispatched"]
+        requests = [
+            event.payload["requestId"] for event in told if event.event_type in ("node_dispatched", "node_waiting")
+        ]
         attempts = [int(request.rpartition(":")[2]) for request in requests]
         assert attempts == list(range(1, len(attempts) + 1))
     assert run.state.attempt_count <= run.policy.run_retry.max_attempts
@@ -193,7 +228,11 @@ def test_order_of_results_does_not_change_the_outcome(kit, document, random):
         run.start()
         while run.live:
             waiting = sorted(run.live)
-            run.succeed(random.choice(waiting) if shuffled else waiting[0], {"n": 1})
+            node_id = random.choice(waiting) if shuffled else waiting[0]
+            if run.execution(node_id).kind == "approval":
+                answer("approved", run, node_id)
+            else:
+                run.succeed(node_id, {"n": 1})
         outcomes.append({node_id: node.status for node_id, node in run.state.nodes.items()})
     assert outcomes[0] == outcomes[1]
 

@@ -62,6 +62,7 @@ NOUNS = (
     "agent_bindings",
     "agents",
     "api_keys",
+    "approvals",
     "audit",
     "events",
     "health",

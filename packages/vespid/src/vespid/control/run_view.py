@@ -17,13 +17,16 @@ from vespid_protocol.ids import OrgId, WorkflowId
 
 
 class Blocked(msgspec.Struct, frozen=True, rename="camel"):
-    """An execution that the run waits for."""
+    """An execution that the run waits for. Of kind `approval` it waits for people: `approvalId` is the first of
+    `approvalIds`."""
 
     request_id: str
     node_id: str
     kind: str
     since: str
     timeout_at: str
+    approval_id: UUID | msgspec.UnsetType = msgspec.UNSET
+    approval_ids: list[UUID] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Run(msgspec.Struct, frozen=True, rename="camel"):
@@ -51,7 +54,7 @@ class Run(msgspec.Struct, frozen=True, rename="camel"):
 
 async def run_of(deps: Deps, run: RunRow, blocked: Sequence[BlockedRow], outputs: Mapping[str, msgspec.Raw]) -> Run:
     """`outputs` are the nodes' by id; a step that is not among them is shown without."""
-    waiting = [Blocked(row.request_id, row.node_id, row.kind, iso(row.created_at), iso(row.act_by)) for row in blocked]
+    waiting = [_blocked(row) for row in blocked]
     return Run(
         id=run.id,
         organization_id=run.organization_id,
@@ -102,6 +105,13 @@ def inline_output(run: RunRow, node_id: str) -> dict[str, object] | None:
     """What a condition or a join found, which is kept in the cursor."""
     node = None if run.cursor is None else decode_state(run.cursor).nodes.get(node_id)
     return None if node is None else node.output
+
+
+def _blocked(row: BlockedRow) -> Blocked:
+    shown = Blocked(row.request_id, row.node_id, row.kind, iso(row.created_at), iso(row.act_by))
+    if not row.approval_ids:
+        return shown
+    return msgspec.structs.replace(shown, approval_id=row.approval_ids[0], approval_ids=row.approval_ids)
 
 
 async def _output_of(deps: Deps, run: RunRow, outputs: Mapping[str, msgspec.Raw]) -> dict[str, object] | None:

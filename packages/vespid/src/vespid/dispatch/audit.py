@@ -53,6 +53,8 @@ class AuditAction(StrEnum):
     SESSION_RESET = "session.reset"
     RUN_CREATED = "run.created"
     RUN_CANCELLED = "run.cancelled"
+    APPROVAL_APPROVED = "approval.approved"
+    APPROVAL_DENIED = "approval.denied"
 
 
 class Origin(msgspec.Struct, frozen=True):

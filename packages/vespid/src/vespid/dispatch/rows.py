@@ -68,6 +68,7 @@ def execution_row(
         timeout_ms=execution.timeout_ms,
         on_lost=execution.on_lost,
         holder=holder,
+        asks=execution.asks,
     )
 
 

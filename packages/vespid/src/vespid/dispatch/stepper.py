@@ -28,6 +28,7 @@ from vespid.dispatch.scheduler import Scheduler, Wanted
 from vespid.domain.plan import Plan
 from vespid.domain.policy import Backoff, OrgSettings, RunPolicy
 from vespid.domain.run import (
+    LoopMissing,
     NodeSucceeded,
     OutputsMissing,
     RunContext,
@@ -38,6 +39,7 @@ from vespid.domain.run import (
     encode_state,
     step,
 )
+from vespid.store.approvals import read_kept_loop
 from vespid.store.executions import CloudWork, ExecutionStore, Finish, Finished, NewRow, read_outputs
 from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.store.pool import Database
@@ -333,6 +335,10 @@ class Stepper:
                     break
                 except OutputsMissing as missing:
                     context.outputs = {**context.outputs, **await self._outputs(org_id, run_id, missing.node_ids)}
+                except LoopMissing as missing:
+                    async with self._db.tenant(org_id) as connection:
+                        kept = await read_kept_loop(connection, run_id, missing.node_id, missing.attempt)
+                    context.loops = {**context.loops, missing.node_id: kept}
             state = transition.state
             if isinstance(event, NodeSucceeded):
                 context.outputs = {**context.outputs, event.node_id: event.output}
@@ -344,7 +350,9 @@ class Stepper:
             ]
         reserved = 0
         for index, row in enumerate(rows):
-            holder = self._cloud.reserve() if self._cloud is not None and row.placement != "executor" else None
+            holder = None
+            if self._cloud is not None and row.placement in ("cloud", "gateway"):
+                holder = self._cloud.reserve()
             if holder is not None:
                 rows[index] = msgspec.structs.replace(row, holder=holder)
                 reserved += 1
@@ -399,6 +407,9 @@ class Stepper:
                 self._launch(row)
 
     def _launch(self, row: NewRow) -> None:
+        if row.placement == "person":
+            # They see it on their list; nobody is woken.
+            return
         if row.placement == "executor":
             if self._settings.remote_nodes:
                 self._scheduler.launch([Wanted.of_row(row)])

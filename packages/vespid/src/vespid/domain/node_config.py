@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from vespid_runtime.tools.approval import ApprovalRule
+
 Text = Annotated[str, msgspec.Meta(max_length=200_000)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -130,6 +132,8 @@ class Tools(Config):
     allow: Annotated[list[Name], msgspec.Meta(max_length=256)]
     # By connector: the secret that its actions are given.
     auth: dict[Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")], Auth] | None = None
+    # Which of them a person has to allow call by call, by id or glob.
+    approval: Annotated[dict[Name, ApprovalRule], msgspec.Meta(max_length=256)] | None = None
 
 
 class Limits(Config):
@@ -203,6 +207,8 @@ class NodeShape(Config):
     retry: RetryConfig | None = None
     on_lost: Literal["fail", "resend", "wait"] | None = None
     timeout_ms: TimeoutMs | None = None
+    # Who has to allow it before it runs.
+    approval: ApprovalRule | None = None
 
 
 CONFIGS: dict[str, type[Config]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -25,7 +26,7 @@ from vespid.domain.node_config import (
     NodeShape,
 )
 from vespid.domain.path import PathInvalid
-from vespid.domain.plan import ConditionRule, Placement, PlanNode, Schedule
+from vespid.domain.plan import INLINE_TYPES, ConditionRule, Placement, PlanNode, Schedule
 from vespid.domain.policy import Backoff
 from vespid.domain.selector import Requirement, Selector
 from vespid.domain.template import Template, TemplateInvalid, compile_template, static
@@ -84,8 +85,14 @@ class NodeReader:
             retry=Backoff(shape.retry.max_attempts, shape.retry.backoff_ms) if shape.retry else None,
             on_lost=shape.on_lost or "fail",
             timeout_ms=shape.timeout_ms,
+            approval=shape.approval,
             named_secrets=config.secrets,
         )
+        if shape.approval is not None and shape.type in INLINE_TYPES:
+            self.report(
+                f"{at.removesuffix('.config')}.approval",
+                f"a {shape.type} does nothing that a person could allow; put `approval` on the node behind it",
+            )
         if isinstance(parsed, ConditionConfig):
             return self._condition(node, parsed, at)
         if isinstance(parsed, JoinConfig):
@@ -135,6 +142,7 @@ class NodeReader:
             placement = self._placement(execution, allowed, "gateway" if engine_id == engines.LOOP else "executor", at)
             self._tools(parsed, placement, at)
             node = _with_tool_secrets(node, parsed)
+            node = self._with_tool_approvals(node, parsed, engine_id, at)
             requirement = Requirement(node.type, engine=engine_id)
         elif isinstance(parsed, HttpRequestConfig):
             self._http(parsed, at)
@@ -189,6 +197,22 @@ class NodeReader:
                     self.report(path, f"`{named[0]}` needs a secret: name one in config.tools.auth.{named[0]}.secretId")
             elif tool.startswith("memory.") and placement == "gateway":
                 self.report(path, "a node that runs in the gateway has no memory; keep it in a session")
+
+    def _with_tool_approvals(self, node: PlanNode, parsed: AgentRunConfig, engine_id: str, at: str) -> PlanNode:
+        allow = tuple(parsed.tools.allow) if parsed.tools else ()
+        rules = (parsed.tools.approval if parsed.tools else None) or {}
+        if rules and engine_id != engines.LOOP:
+            self.report(
+                f"{at}.tools.approval",
+                f"`{engine_id}` asks nobody before it calls a tool; use `{engines.LOOP}`, "
+                "or have the whole node allowed: `approval` beside `config`",
+            )
+        for pattern in rules:
+            if not any(fnmatchcase(tool, pattern) for tool in allow):
+                self.report(
+                    f"{at}.tools.approval.{pattern}", "names no tool of tools.allow; allow one there, or drop this rule"
+                )
+        return msgspec.structs.replace(node, tools_allow=allow, tool_approvals=rules)
 
     def _http(self, parsed: HttpRequestConfig, at: str) -> None:
         if "{{" not in parsed.method and parsed.method.upper() not in _METHODS:

@@ -15,6 +15,7 @@ from vespid.domain.condition import ConditionPath
 from vespid.domain.policy import Backoff
 from vespid.domain.selector import Requirement, Selector
 from vespid.domain.template import Template
+from vespid_runtime.tools.approval import ApprovalRule
 
 NodeType = Literal["connector.action", "agent.execute", "agent.run", "http.request", "condition", "parallel.join"]
 Placement = Literal["executor", "cloud", "gateway"]
@@ -67,6 +68,8 @@ class PlanNode(msgspec.Struct, frozen=True, kw_only=True):
     on_lost: OnLost = "fail"
     # None: the policy's default.
     timeout_ms: int | None = None
+    # Who has to allow it before it runs; None: nobody.
+    approval: ApprovalRule | None = None
     placement: Placement | None = None
     schedule: Schedule = Schedule()
     selector: Selector = Selector()
@@ -77,6 +80,9 @@ class PlanNode(msgspec.Struct, frozen=True, kw_only=True):
     auth_secret: str | None = None
     # Secrets named by `{{secrets.<id>}}` in the config.
     named_secrets: tuple[str, ...] = ()
+    # agent.run only: the tools it may call, and which of them a person has to allow, by id or glob.
+    tools_allow: tuple[str, ...] = ()
+    tool_approvals: dict[str, ApprovalRule] = {}
     # conditions only
     condition: ConditionRule | None = None
     # parallel.join only

@@ -7,6 +7,10 @@ branches are cancelled, unless every join behind the node says `failFast:false`:
 
 A failed node without its own `retry` waits for the run's next attempt, together with all others that fail until then;
 nothing that succeeded runs again. The number in a requestId is the node's attempt and only grows.
+
+Where a person has to allow something, an attempt of the node is an execution that nobody but people can end. A node is
+asked for before it runs, and asked for again only if what would run is not what was allowed; calls of an agent's tools
+are asked for when an attempt ends with them, and the next attempt goes on with its loop and what was decided.
 """
 
 from __future__ import annotations
@@ -16,6 +20,15 @@ from typing import assert_never
 
 import msgspec
 
+from vespid.domain.approval import (
+    NotAskable,
+    answer_of,
+    ask_for_calls,
+    ask_for_node,
+    asking,
+    has_loop,
+    requested,
+)
 from vespid.domain.condition import evaluate
 from vespid.domain.execution import Unbuildable, build
 from vespid.domain.path import MISSING
@@ -23,6 +36,7 @@ from vespid.domain.payload import cut
 from vespid.domain.plan import INLINE_TYPES, Edge, Plan, PlanNode
 from vespid.domain.policy import BACKOFF_CAP_MS, pause_ms
 from vespid.domain.run_event import (
+    Ask,
     CancelExecution,
     CancelRequested,
     Dispatch,
@@ -30,6 +44,7 @@ from vespid.domain.run_event import (
     Emit,
     EventType,
     Level,
+    LoopMissing,
     NewExecution,
     NodeCancelled,
     NodeFailed,
@@ -41,7 +56,7 @@ from vespid.domain.run_event import (
     TimerDue,
     Transition,
 )
-from vespid.domain.run_state import NODE_TERMINAL, NodeState, RunState, decode_state, encode_state
+from vespid.domain.run_state import NODE_TERMINAL, NodeState, NodeStatus, RunState, decode_state, encode_state
 from vespid.domain.run_table import NODE_TABLE, Failure, IllegalTransition, NodeMove, RunMove, Verdict, judge, run_move
 from vespid.domain.template import FilledTooLarge, TemplateValueMissing
 from vespid_protocol.codes import Code
@@ -53,6 +68,7 @@ __all__ = [
     "Effect",
     "Emit",
     "IllegalTransition",
+    "LoopMissing",
     "NewExecution",
     "NodeCancelled",
     "NodeFailed",
@@ -76,7 +92,8 @@ _CANCELLED = Code.NODE_EXECUTION_CANCELLED.value
 def step(plan: Plan, state: RunState, event: RunEvent, context: RunContext) -> Transition:
     """One step. Late, repeated and unknown results change nothing: the same state object comes back.
 
-    Raises OutputsMissing, and IllegalTransition for an event that no table knows. The caller's state never changes.
+    Raises OutputsMissing, LoopMissing, and IllegalTransition for an event that no table knows. The caller's state
+    never changes.
     """
     move = run_move(state.phase, event)
     if move is RunMove.IGNORE:
@@ -188,8 +205,9 @@ class _Step:
             if node_id in unsent:
                 # Dispatched within this very step: there is nothing to cancel yet.
                 self._end_cancelled(self._plan.by_id[node_id])
-            elif node.status == "live":
-                self._nodes[node_id] = msgspec.structs.replace(node, status="cancelling")
+            elif node.status in ("live", "asking"):
+                told = "cancelling" if node.status == "live" else "withdrawing"
+                self._nodes[node_id] = msgspec.structs.replace(node, status=told)
                 request_id = f"{self._context.run_id}:{node_id}:{node.attempt}"
                 self._cancels.append(CancelExecution(request_id, node_id, node.attempt))
             elif node.status in ("backoff", "awaiting"):
@@ -204,6 +222,8 @@ class _Step:
             self._succeed(node, event.output)
         elif move is NodeMove.FAIL and isinstance(event, NodeFailed):
             self._fail(node, event)
+        elif move is NodeMove.DECIDED:
+            self._decided(node, event)
         elif move is NodeMove.DENY:
             self._fail(node, NodeFailed(node.id, event.attempt, _CANCELLED))
         else:
@@ -297,21 +317,38 @@ class _Step:
         self._emit("node_started", node=node)
         if node.type in INLINE_TYPES:
             self._run_inline(node)
-            return
-        before = self._nodes.get(node.id)
-        attempt = before.attempt + 1 if before else 1
+        else:
+            self._attempt(node)
+
+    def _attempt(self, node: PlanNode) -> None:
+        """An execution of the node; or of the question to people whether it may run, as it would run now."""
+        before = self._nodes.get(node.id, NodeState())
+        attempt = before.attempt + 1
         try:
             execution = build(node, attempt, self._context, self)
         except Unbuildable as error:
             self._fail_for_good(node, error.code, str(error))
             return
-        self._nodes[node.id] = NodeState(
-            attempt=attempt,
-            retries_used=before.retries_used if before else 0,
-            refused_since=before.refused_since if before else None,
-        )
+        if node.approval is not None:
+            ask = ask_for_node(node, execution, self._context)
+            if ask.hash != before.approved:
+                self._ask(node, before, [ask])
+                return
+        if before.loop_of is not None:
+            execution = self._going_on(execution, before.loop_of)
+        self._nodes[node.id] = _again(before, "live")
         self._dispatches.append(execution)
         self._emit("node_dispatched", node=node, payload={"requestId": execution.request_id, "kind": execution.kind})
+
+    def _going_on(self, execution: NewExecution, attempt: int) -> NewExecution:
+        """The execution with the loop that an earlier attempt left. Raises LoopMissing."""
+        if execution.node_id not in self._context.loops:
+            raise LoopMissing(execution.node_id, attempt)
+        kept = self._context.loops[execution.node_id]
+        if kept is None:
+            return execution
+        payload = {**execution.payload, "resume": kept.state, "approvals": kept.approvals}
+        return msgspec.structs.replace(execution, payload=payload)
 
     def _run_inline(self, node: PlanNode) -> None:
         output: dict[str, object]
@@ -329,6 +366,42 @@ class _Step:
         self._emit("node_succeeded", node=node, payload=cut(output, self._context.policy.event_payload_max_chars))
         self._look_behind(node)
 
+    # --- people ---------------------------------------------------------------------------------------------------
+
+    def _ask(self, node: PlanNode, before: NodeState, asks: list[Ask]) -> None:
+        """The node's next attempt is people's answer."""
+        execution = asking(node, before.attempt + 1, asks, self._context)
+        self._nodes[node.id] = _again(before, "asking")
+        self._dispatches.append(execution)
+        self._emit("node_waiting", node=node, payload={"reason": "APPROVAL", "requestId": execution.request_id})
+        for ask in asks:
+            self._emit("approval_requested", node=node, message=ask.tool, payload=requested(ask, execution.request_id))
+
+    def _decided(self, node: PlanNode, event: NodeSucceeded | NodeFailed | NodeCancelled) -> None:
+        """People have answered, or their time is over."""
+        state = self._nodes[node.id]
+        answer = None if isinstance(event, NodeCancelled) else answer_of(event.output)
+        if answer is not None and answer.kind == "tool":
+            # Whatever they decided is told to the agent.
+            self._require_outputs(node)
+            self._attempt(node)
+            return
+        decided = None if answer is None else answer.decided[0]
+        if decided is not None and decided.decision == "approved":
+            self._require_outputs(node)
+            self._nodes[node.id] = msgspec.structs.replace(state, approved=decided.hash)
+            self._attempt(node)
+        elif decided is not None and decided.decision == "denied":
+            message = decided.comment or "a person did not allow it"
+            self._fail(node, NodeFailed(node.id, state.attempt, Code.APPROVAL_DENIED, message))
+        else:
+            self._fail(node, NodeFailed(node.id, state.attempt, Code.APPROVAL_EXPIRED, "nobody allowed it in time"))
+
+    def _calls_to_ask_for(self, node: PlanNode, event: NodeFailed) -> list[Ask]:
+        if event.code != Code.APPROVAL_REQUIRED:
+            return []
+        return ask_for_calls(node, event.attempt + 1, event.output, self._context)
+
     # --- results -------------------------------------------------------------------------------------------------
 
     def _succeed(self, node: PlanNode, output: object) -> None:
@@ -343,10 +416,20 @@ class _Step:
         """A failed attempt while the run goes on."""
         state, policy, now_ms = self._nodes[node.id], self._context.policy, self._context.now_ms
         refused_since = now_ms if state.refused_since is None else state.refused_since
+        asks: list[Ask] = []
+        try:
+            asks = self._calls_to_ask_for(node, event)
+        except NotAskable as error:
+            event = NodeFailed(node.id, event.attempt, event.code, str(error))
+        if node.type == "agent.run" and has_loop(event.output):
+            # It stays where it is, in the row of that attempt; it is nobody's output.
+            state = msgspec.structs.replace(state, loop_of=state.attempt)
+            event = msgspec.structs.replace(event, output=None)
         retry, run_retry = node.retry, policy.run_retry
         verdict = judge(
             Failure(
                 code=event.code,
+                asks_people=bool(asks),
                 may_be_refused=node.schedule.on_unavailable == "wait"
                 and now_ms - refused_since < node.schedule.max_wait_ms,
                 has_own_budget=retry is not None,
@@ -361,7 +444,12 @@ class _Step:
             retries_used=state.retries_used,
             error=event.code,
             error_message=event.message,
+            approved=state.approved,
+            loop_of=state.loop_of,
         )
+        if verdict is Verdict.ASK:
+            self._ask(node, state, asks)
+            return
         if verdict is Verdict.REFUSED:
             # As long again as it has been refused so far: a doubling that needs no counter.
             pause = min(max(run_retry.backoff_ms, now_ms - refused_since), BACKOFF_CAP_MS)
@@ -468,6 +556,18 @@ class _Step:
         ]
         if missing:
             raise OutputsMissing(frozenset(missing))
+
+
+def _again(before: NodeState, status: NodeStatus) -> NodeState:
+    """The node with its next attempt under way."""
+    return NodeState(
+        status=status,
+        attempt=before.attempt + 1,
+        retries_used=before.retries_used,
+        refused_since=before.refused_since,
+        approved=before.approved,
+        loop_of=before.loop_of,
+    )
 
 
 def _decoded(value: object) -> object:

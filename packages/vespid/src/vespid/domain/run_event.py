@@ -11,6 +11,7 @@ from vespid.domain.plan import OnLost, Placement, Schedule
 from vespid.domain.policy import RunPolicy
 from vespid.domain.run_state import RunState
 from vespid.domain.selector import Pool, Requirement, Selector
+from vespid_runtime.tools.approval import ApprovalRole
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -64,6 +65,8 @@ EventType = Literal[
     "node_started",
     "node_waiting",
     "node_dispatched",
+    "approval_requested",
+    "approval_decided",
     "remote_event",
     "remote_result_received",
     "node_succeeded",
@@ -91,6 +94,22 @@ class Emit(msgspec.Struct, frozen=True, rename="camel"):
     attempt_count: int = 0
 
 
+class Ask(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One question to people, a row of approvals."""
+
+    id: str
+    kind: Literal["node", "tool"]
+    # Of a tool's call: its place among all calls of the node, its tool, and the digest of its arguments.
+    n: int | None = None
+    tool: str | None = None
+    digest: str | None = None
+    by: ApprovalRole
+    timeout_ms: int
+    # Canonical JSON, and the lower-case hex of its SHA-256.
+    what: str
+    hash: str
+
+
 class NewExecution(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A row of executions, state pending."""
 
@@ -99,9 +118,10 @@ class NewExecution(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     node_id: str
     node_type: str
     attempt: int
-    # connector.action, agent.execute, agent.run, http.request
+    # connector.action, agent.execute, agent.run, http.request; approval
     kind: str
-    placement: Placement
+    # person: nobody leases it, people end it.
+    placement: Placement | Literal["person"]
     # Of protocol.md §1.4; templates filled, `{{secrets.<id>}}` not.
     payload: dict[str, object]
     # Every secret the execution may need: what `{{secrets.<id>}}` names, and auth_secret.
@@ -118,6 +138,8 @@ class NewExecution(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     on_lost: OnLost = "fail"
     # Higher goes first.
     priority: int = 0
+    # Of an approval: what people are asked, at least one thing.
+    asks: tuple[Ask, ...] = ()
 
 
 class Dispatch(msgspec.Struct, frozen=True):
@@ -154,6 +176,13 @@ class Transition(msgspec.Struct, frozen=True):
 # --- context ---------------------------------------------------------------------------------------------------------
 
 
+class KeptLoop(msgspec.Struct, frozen=True):
+    """With what an agent's loop goes on: its state, and what people decided of its calls so far. Both JSON."""
+
+    state: msgspec.Raw
+    approvals: msgspec.Raw
+
+
 class RunContext(msgspec.Struct, kw_only=True):
     """What is true of the run beside its cursor. Values may be undecoded (`msgspec.Raw`): decoded when used."""
 
@@ -165,6 +194,8 @@ class RunContext(msgspec.Struct, kw_only=True):
     input: object = None
     # Outputs of finished nodes. May be empty: a step that needs one asks for it (`OutputsMissing`); most need none.
     outputs: Mapping[str, object] = {}
+    # By node; as `outputs`, asked for where it is needed (`LoopMissing`). None: it is not there any more.
+    loops: Mapping[str, KeptLoop | None] = {}
     policy: RunPolicy = RunPolicy()
 
 
@@ -174,3 +205,13 @@ class OutputsMissing(LookupError):
     def __init__(self, node_ids: frozenset[str]) -> None:
         super().__init__(f"outputs needed: {', '.join(sorted(node_ids))}")
         self.node_ids = node_ids
+
+
+class LoopMissing(LookupError):
+    """A step needs the loop that an attempt of a node left, as `context.loops`: load it, step again. Nothing has
+    changed."""
+
+    def __init__(self, node_id: str, attempt: int) -> None:
+        super().__init__(f"loop needed: of {node_id}, left by attempt {attempt}")
+        self.node_id = node_id
+        self.attempt = attempt

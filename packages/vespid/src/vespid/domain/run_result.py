@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from vespid.domain.plan import Plan
 from vespid.domain.run_state import NodeState, RunState, RunStatus
 
-_STEP_STATUS = {"live": "running", "cancelling": "running", "backoff": "retrying", "awaiting": "retrying"}
+_STEP_STATUS = {
+    "live": "running",
+    "cancelling": "running",
+    "asking": "waiting",
+    "withdrawing": "waiting",
+    "backoff": "retrying",
+    "awaiting": "retrying",
+}
 
 
 def run_output(plan: Plan, state: RunState, outputs: Mapping[str, object]) -> dict[str, object] | None:

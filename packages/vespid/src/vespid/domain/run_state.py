@@ -10,7 +10,8 @@
 
 and per node: `s` status, `a` attempt (the number in its requestId), `r` retries used of its own budget, `d` when its
 own retry is due, `q` since when the infrastructure has been refusing it, `e` code of the last failure, `m` its message,
-`o` the output of a condition or join. Unknown keys are ignored and all keys have defaults, so that an older and a newer
+`o` the output of a condition or join, `h` the hash of what a person allowed of it, `l` the attempt that left the loop
+with which the next one goes on. Unknown keys are ignored and all keys have defaults, so that an older and a newer
 server can step the same run; a status that is not known is refused, nobody guesses what to do about it.
 """
 
@@ -25,11 +26,14 @@ RunPhase = Literal["queued", "running", "failing", "cancelling", "succeeded", "f
 # The column and the API know fewer: what is not yet over is running.
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 # live: an execution exists and is not terminal. cancelling: likewise, and it was told to stop.
+# asking: the execution is an approval, which waits for people. withdrawing: likewise, and it is not wanted any more.
 # backoff: the node's own retry is planned. awaiting: it goes along with the run's next retry.
-NodeStatus = Literal["live", "cancelling", "backoff", "awaiting", "succeeded", "failed", "cancelled", "skipped"]
+NodeStatus = Literal[
+    "live", "cancelling", "asking", "withdrawing", "backoff", "awaiting", "succeeded", "failed", "cancelled", "skipped"
+]
 
 RUN_TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
-NODE_LIVE: frozenset[str] = frozenset({"live", "cancelling"})
+NODE_LIVE: frozenset[str] = frozenset({"live", "cancelling", "asking", "withdrawing"})
 NODE_TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "skipped"})
 
 
@@ -46,6 +50,8 @@ class NodeState(
         "error": "e",
         "error_message": "m",
         "output": "o",
+        "approved": "h",
+        "loop_of": "l",
     },
 ):
     """One node that the run has reached."""
@@ -59,6 +65,10 @@ class NodeState(
     error: str | None = None
     error_message: str | None = None
     output: dict[str, object] | None = None
+    # What would run under another hash has to be allowed anew.
+    approved: str | None = None
+    # Its result has the loop; here it would make every step of the run carry it.
+    loop_of: int | None = None
 
 
 class RunState(

@@ -50,12 +50,14 @@ class NodeMove(Enum):
     SUCCEED = "succeeded; go on behind it"
     FAIL = "see the failure table"
     DENY = "failed NODE_EXECUTION_CANCELLED; see the failure table"
+    DECIDED = "allowed: dispatched; not allowed: failed APPROVAL_DENIED or APPROVAL_EXPIRED; a tool's call: told to it"
     STOPPED = "cancelled"
 
 
 class Verdict(Enum):
     """What follows from a failed attempt."""
 
+    ASK = "people are asked, no budget is used"
     REFUSED = "tried again, no budget is used"
     NODE_RETRY = "tried again by the node's own budget"
     RUN_RETRY = "tried again with the run's next attempt"
@@ -100,6 +102,14 @@ NODE_TABLE: dict[NodeStatus, dict[type[RunEvent], NodeMove]] = {
         NodeFailed: NodeMove.STOPPED,
         NodeCancelled: NodeMove.STOPPED,
     },
+    # Expired is a failure of the approval with people's answers in it.
+    "asking": {NodeSucceeded: NodeMove.DECIDED, NodeFailed: NodeMove.DECIDED, NodeCancelled: NodeMove.DENY},
+    # What people allowed too late is not begun.
+    "withdrawing": {
+        NodeSucceeded: NodeMove.STOPPED,
+        NodeFailed: NodeMove.STOPPED,
+        NodeCancelled: NodeMove.STOPPED,
+    },
     "backoff": _LATE,
     "awaiting": _LATE,
     "succeeded": _LATE,
@@ -113,6 +123,8 @@ class Failure(msgspec.Struct, frozen=True):
     """What the failure table looks at."""
 
     code: str
+    # It says APPROVAL_REQUIRED, and what people have to decide.
+    asks_people: bool
     # The infrastructure may go on refusing this node: its schedule says wait, and maxWaitMs are not over.
     may_be_refused: bool
     has_own_budget: bool
@@ -135,6 +147,7 @@ class FailureRow(NamedTuple):
 
 
 FAILURE_TABLE: tuple[FailureRow, ...] = (
+    FailureRow("calls of tools that people have to allow", lambda failure: failure.asks_people, Verdict.ASK),
     FailureRow(
         "refused by the infrastructure, within maxWaitMs",
         lambda failure: failure.code in REFUSALS and failure.may_be_refused,

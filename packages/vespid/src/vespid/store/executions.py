@@ -47,7 +47,7 @@ class NewRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     node_type: str
     attempt: int
     kind: str
-    placement: Literal["executor", "cloud", "gateway"]
+    placement: Literal["executor", "cloud", "gateway", "person"]
     user_id: str | None = None
     payload: msgspec.Raw
     # Lower-case hex over the compact JSON of the payload and all that changes what is done.
@@ -66,6 +66,8 @@ class NewRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     on_lost: Literal["fail", "resend", "wait"] | None = None
     # A server process that takes it at once.
     holder: ProcessId | None = None
+    # Of an approval: `domain.run_event.Ask`s, each a row of approvals.
+    asks: Sequence[object] = ()
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -323,7 +325,7 @@ class Swept(msgspec.Struct, frozen=True):
     holder_process: UUID | None
     lease_epoch: int
     state_before: str
-    placement: Literal["executor", "cloud", "gateway"]
+    placement: Literal["executor", "cloud", "gateway", "person"]
 
 
 class ExecutionStore:

@@ -76,6 +76,8 @@ class BlockedRow(msgspec.Struct, frozen=True):
     kind: str
     created_at: datetime
     act_by: datetime
+    # Of what people are asked, that which waits for them; None: it waits for something else.
+    approval_ids: list[UUID] | None
 
 
 class NodeEnd(msgspec.Struct, frozen=True):

@@ -23,25 +23,29 @@ where organization_id = $1 and id = $2
 select exists (select from workflows where organization_id = $1 and id = $2)
 
 -- name: list_blocked
--- What runs wait for, the oldest first.
-select run_id, request_id, node_id, kind, created_at, act_by
-from executions
-where organization_id = $1 and run_id = any ($2::uuid[]) and finished_at is null
-order by created_at, request_id
+-- What runs wait for, the oldest first; of what people are asked, that which they have not decided.
+select e.run_id, e.request_id, e.node_id, e.kind, e.created_at, e.act_by,
+    case when e.placement = 'person' then array(
+        select a.id from approvals a where a.request_id = e.request_id and a.decision is null order by a.n, a.id) end as approval_ids
+from executions e
+where e.organization_id = $1 and e.run_id = any ($2::uuid[]) and e.finished_at is null
+order by e.created_at, e.request_id
 
 -- name: read_node_end
--- Of the node's latest attempt that has ended.
+-- Of the node's latest attempt that has ended; neither what people decided nor a loop that waits for them is an answer.
 select output
 from executions
 where organization_id = $1 and run_id = $2 and node_id = $3 and finished_at is not null
+    and placement <> 'person' and error is distinct from 'APPROVAL_REQUIRED'
 order by attempt desc
 limit 1
 
 -- name: list_outputs
--- Of the latest ended attempt of each node, in full.
+-- Of the latest ended attempt of each node, in full; see above.
 select distinct on (node_id) node_id, output
 from executions
 where organization_id = $1 and run_id = $2 and finished_at is not null
+    and placement <> 'person' and error is distinct from 'APPROVAL_REQUIRED'
 order by node_id, attempt desc
 
 -- name: list_events

@@ -20,7 +20,7 @@ create domain vespid_run_status as text check (value in ('queued', 'running', 's
 create domain vespid_event_level as text check (value in ('info', 'warn', 'error'));
 create domain vespid_execution_state as text
     check (value in ('pending', 'dispatched', 'received', 'cancelling', 'succeeded', 'failed', 'cancelled'));
-create domain vespid_placement as text check (value in ('executor', 'cloud', 'gateway'));
+create domain vespid_placement as text check (value in ('executor', 'cloud', 'gateway', 'person'));
 create domain vespid_pool as text check (value in ('byon', 'managed'));
 create domain vespid_on_unavailable as text check (value in ('wait', 'fail'));
 create domain vespid_on_lost as text check (value in ('fail', 'resend', 'wait'));
@@ -257,13 +257,15 @@ begin
 end $$;
 
 -- One execution row from JSON (vespid.store.executions.NewRow). It is leased at once to the executor that is given, or
--- to the server process that the row names as `holder`.
+-- to the server process that the row names as `holder`. One that waits for people (placement person) is held by nobody,
+-- and its `asks` become rows of approvals (migration 0006, as are the functions of people called below).
 create function vespid_i_insert_execution(org uuid, item jsonb, executor uuid default null) returns boolean
 language plpgsql as $$
 declare
     holder uuid := (item->>'holder')::uuid;
     timeout int := (item->>'timeoutMs')::int;
     is_leased boolean := holder is not null or executor is not null;
+    is_asking boolean := item->>'placement' = 'person';
     wait_ms bigint := coalesce((item->>'maxWaitMs')::bigint, 600000);
     deadline timestamptz := now() + case when is_leased then timeout + 5000 else wait_ms end * interval '1 ms';
 begin
@@ -281,9 +283,15 @@ begin
             coalesce((item->>'priority')::int, 0), coalesce(item->>'onUnavailable', 'wait'), timeout, coalesce(item->>'onLost', 'fail'),
             executor, holder, case when is_leased then 1 else 0 end, case when is_leased then 1 else 0 end,
             case when is_leased then now() end,
-            wait_ms, now() + wait_ms * interval '1 ms', deadline, least(deadline, now() + interval '5 s'))
+            wait_ms, now() + wait_ms * interval '1 ms', deadline, case when is_asking then deadline else least(deadline, now() + interval '5 s') end)
     on conflict (request_id) do nothing;
-    return found;
+    if not found then
+        return false;
+    end if;
+    if is_asking then
+        perform vespid_i_ask_people(org, item);
+    end if;
+    return true;
 end $$;
 
 -- Writes one step of a run, guarded by its version. Answers null where the version has moved.
@@ -329,13 +337,16 @@ begin
     end loop;
     if jsonb_array_length(coalesce(item->'cancels', '[]')) > 0 then
         for entry in
-            select e.request_id, e.state, e.executor_id, e.holder_process, e.lease_epoch from executions e
+            select e.request_id, e.state, e.placement, e.executor_id, e.holder_process, e.lease_epoch from executions e
             where e.request_id in (select jsonb_array_elements_text(item->'cancels')) and e.run_id = run and e.finished_at is null
             order by e.request_id for update
         loop
             if entry.state = 'pending' then
                 update executions set state = 'cancelled', error = 'NODE_EXECUTION_CANCELLED', finished_at = clock_timestamp(), sweep_at = null
                 where request_id = entry.request_id;
+                if entry.placement = 'person' then
+                    perform vespid_i_withdraw_approvals(run, entry.request_id);
+                end if;
                 cancelled := cancelled || jsonb_build_array(entry.request_id);
             else
                 update executions set state = 'cancelling', act_by = now() + interval '10 s', sweep_at = now() + interval '10 s'
@@ -408,9 +419,12 @@ begin
     set state = new_state, error = code, error_details = detail, finished_at = clock_timestamp(),
         sweep_at = case when e.run_id is null then now() + interval '15 min' end
     where e.request_id = request and e.finished_at is null
-    returning e.run_id, e.organization_id into target;
+    returning e.run_id, e.organization_id, e.placement into target;
     if not found then
         return false;
+    end if;
+    if target.placement = 'person' then
+        perform vespid_i_withdraw_approvals(target.run_id, request);
     end if;
     if target.run_id is not null then
         update workflow_runs r set version = r.version + 1 where r.id = target.run_id and r.finished_at is null;
@@ -558,6 +572,7 @@ begin
            finished_at = case when state = 'pending' then clock_timestamp() end,
            act_by = now() + interval '10 s', sweep_at = case when state <> 'pending' then now() end
     where run_id = run and finished_at is null and organization_id = org;
+    perform vespid_i_withdraw_approvals(run);
     delete from due_runs where run_id = run;
     return 'failed';
 end $$;
@@ -1345,6 +1360,9 @@ begin
                 update executions e set sweep_at = null where e.request_id = held.request_id;
                 action := 'later';
             end if;
+        elsif held.act_by <= now() and held.placement = 'person' then
+            perform vespid_i_end_approval(held.request_id);
+            action := 'concluded';
         elsif held.act_by <= now() then
             code := case held.state when 'pending' then 'NO_AGENT_AVAILABLE' when 'cancelling' then 'NODE_EXECUTION_CANCELLED'
                     else 'NODE_EXECUTION_TIMEOUT' end;
@@ -1354,7 +1372,7 @@ begin
             perform vespid_i_conclude(held.request_id, case when held.state = 'cancelling' then 'cancelled' else 'failed' end, code,
                 case when held.state = 'pending' then jsonb_build_object('reason', coalesce(held.waiting_reason, 'NONE_CONNECTED')) end);
             action := 'concluded';
-        elsif held.state = 'pending' then
+        elsif held.state = 'pending' and held.placement <> 'person' then
             update executions e set sweep_at = least(held.act_by, now() + interval '10 s') where e.request_id = held.request_id;
             action := 'offer';
         else
