@@ -27,6 +27,8 @@ BODIES: dict[str, object] = {
     "/agent-bindings/{binding_id}": {"priority": 1},
     "/sessions/{session_id}": {"title": "Mine"},
     "/sessions/{session_id}/messages": {"message": "hi"},
+    "/approvals/{approval_id}/approve": {"hash": "00" * 32},
+    "/approvals/{approval_id}/deny": {"hash": "00" * 32},
 }
 # A query that each list demands.
 QUERIES = {"/memory/search": "?q=theirs&sessionKey=theirs", "/memory/docs": "?sessionKey=theirs"}
@@ -42,6 +44,7 @@ PLACES = (
     "session_id",
     "binding_id",
     "doc_id",
+    "approval_id",
 )
 DSL = {
     "version": "v2",
@@ -97,6 +100,7 @@ async def everything_of(control: Control, caller: Caller) -> dict[str, str]:
         "binding_id": binding.body["binding"]["id"],
         "node_id": "n1",
         "doc_id": await a_document_of(control, caller),
+        "approval_id": await an_approval_of(control, caller, run.body["run"]["id"], workflow_id),
     }
 
 
@@ -109,6 +113,21 @@ async def a_document_of(control: Control, caller: Caller) -> str:
             UUID(str(caller.org_id)),
         )
     return str(doc_id)
+
+
+async def an_approval_of(control: Control, caller: Caller, run_id: str, workflow_id: str) -> str:
+    """Asked by a run of the caller's organization."""
+    async with control.plane.deps.database.tenant(OrgId(str(caller.org_id))) as connection:
+        approval_id = await connection.fetchval(
+            """insert into approvals (id, organization_id, request_id, run_id, workflow_id, node_id, node_type, kind,
+                   by_role, what, hash, expires_at)
+               values (gen_random_uuid(), $1, $2::uuid::text || ':n1:1', $2, $3, 'n1', 'agent.execute', 'node',
+                   'member', '{}', repeat('0', 64), now() + interval '1 day') returning id""",
+            UUID(str(caller.org_id)),
+            UUID(run_id),
+            UUID(workflow_id),
+        )
+    return str(approval_id)
 
 
 def filled(path: str, org_id: str, ids: dict[str, str]) -> str:
