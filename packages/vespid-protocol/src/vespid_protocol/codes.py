@@ -79,6 +79,11 @@ class Code(StrEnum):
     TEMPLATE_VALUE_MISSING = "TEMPLATE_VALUE_MISSING"
     TOOL_NOT_ALLOWED = "TOOL_NOT_ALLOWED"
     TOOL_POLICY_DENIED = "TOOL_POLICY_DENIED"
+    INVALID_TOOL_ARGUMENTS = "INVALID_TOOL_ARGUMENTS"
+    SKILL_BROKEN = "SKILL_BROKEN"
+    SKILL_OUTPUT_INVALID = "SKILL_OUTPUT_INVALID"
+    MCP_SERVER_UNAVAILABLE = "MCP_SERVER_UNAVAILABLE"
+    MCP_TOOL_FAILED = "MCP_TOOL_FAILED"
     AGENT_MAX_TURNS = "AGENT_MAX_TURNS"
     AGENT_MAX_TOOL_CALLS = "AGENT_MAX_TOOL_CALLS"
     AGENT_MAX_RUNTIME_CHARS = "AGENT_MAX_RUNTIME_CHARS"
@@ -149,6 +154,11 @@ CODES: dict[Code, Entry] = {
     Code.TEMPLATE_VALUE_MISSING: Entry(_R, False, "A template names a value that is not there and has no default."),
     Code.TOOL_NOT_ALLOWED: Entry(_R, False, "The model asked for a tool that the node does not allow.", "tool"),
     Code.TOOL_POLICY_DENIED: Entry(_R, False, "The organization's settings forbid the tool.", "tool"),
+    Code.INVALID_TOOL_ARGUMENTS: Entry(_R, False, "The arguments of a tool call do not fit the tool's schema."),
+    Code.SKILL_BROKEN: Entry(_R, False, "The skill's files are not as they have to be."),
+    Code.SKILL_OUTPUT_INVALID: Entry(_R, False, "The skill did not print the JSON that its manifest promises."),
+    Code.MCP_SERVER_UNAVAILABLE: Entry(_E, True, "The MCP server does not run, or cannot be reached."),
+    Code.MCP_TOOL_FAILED: Entry(_E, False, "The MCP server's tool says that it failed."),
     Code.AGENT_MAX_TURNS: Entry(_E, False, "The model used up its turns without an answer."),
     Code.AGENT_MAX_TOOL_CALLS: Entry(_E, False, "The model used up its tool calls without an answer."),
     Code.AGENT_MAX_RUNTIME_CHARS: Entry(_E, False, "What the model has to be given is longer than it may be."),
