@@ -2,6 +2,7 @@
 #
 #   make demo         everything at work, from nothing to the result of a run
 #   make test         the whole test suite; make test ARGS="-k name" for some of it
+#   make clis         the real Claude Code and Codex that tests drive (640 MB from npm, once); `make test` does it too
 #   make lint         ruff, mypy --strict, import contracts
 #   make guarantees   the tests that carry a promise, and a line per promise
 #   make bench        figures, with the floors beside them, into bench/latest.json
@@ -28,7 +29,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench guarantees docs clean
+.PHONY: help install demo test clis lint bench guarantees docs clean
 
 help:
 	@sed -n 's/^#   \(make .*\)/\1/p' $(ROOT)/Makefile
@@ -72,8 +73,12 @@ $(STATE)/system:
 demo: install
 	@$(BIN)/vespid demo $(ARGS)
 
-test: install $(STATE)/system
+test: install $(STATE)/system clis
 	@cd $(ROOT) && $(BIN)/pytest -n $(CORES) --dist loadgroup $(ARGS)
+
+# Into a cache outside the checkout. Not having them is said, not fatal, unless VESPID_TEST_CLIS says `require`.
+clis: install
+	@cd $(ROOT) && $(BIN)/python -m tests.support.clis
 
 guarantees: install $(STATE)/system
 	@cd $(ROOT) && $(BIN)/pytest -n $(CORES) --dist loadgroup -m promise $(ARGS)

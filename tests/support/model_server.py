@@ -26,6 +26,8 @@ class Tool:
 
     name: str
     arguments: dict[str, Any] | str = field(default_factory=dict)
+    # Of the responses wire alone: Codex has the tools of each MCP server in a namespace of its own.
+    namespace: str | None = None
 
     @property
     def text(self) -> str:

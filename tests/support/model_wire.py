@@ -130,16 +130,15 @@ def _response_items(step: Say) -> list[dict[str, Any]]:
         part = {"type": "output_text", "text": step.text, "annotations": []}
         items.append({"type": "message", "id": "msg_0", "status": "completed", "role": "assistant", "content": [part]})
     for at, tool in enumerate(step.tools):
-        items.append(
-            {
-                "type": "function_call",
-                "id": f"fc_{at}",
-                "call_id": f"call_{at}",
-                "name": tool.name,
-                "arguments": tool.text,
-                "status": "completed",
-            }
-        )
+        call = {
+            "type": "function_call",
+            "id": f"fc_{at}",
+            "call_id": f"call_{at}",
+            "name": tool.name,
+            "arguments": tool.text,
+            "status": "completed",
+        }
+        items.append(call if tool.namespace is None else call | {"namespace": tool.namespace})
     return items
 
 

@@ -7,6 +7,7 @@ import codecs
 from collections import deque
 from collections.abc import Callable
 
+from vespid_agent.sandbox.task import OnOutput, ShellTask, Stream
 from vespid_runtime.redaction import RedactedStream, Redactor
 
 # What neither Postgres nor a terminal takes in a text.
@@ -16,10 +17,13 @@ _NUL_REPLACED = {0: "�"}
 class OutputCapture:
     """`emit(text, offset)` gets the first `max_chars` characters as they come and at last the tail of a longer text."""
 
-    def __init__(self, max_chars: int, redactor: Redactor | None, emit: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, max_chars: int, redactor: Redactor | None, emit: Callable[[str, int], None], *, keeps: bool = True
+    ) -> None:
+        """`keeps`: False where nothing of it is wanted at the end."""
         self._max_chars = max(max_chars, 0)
-        self._head_chars = self._max_chars // 2
-        self._tail_chars = self._max_chars - self._head_chars
+        self._head_chars = self._max_chars // 2 if keeps else 0
+        self._tail_chars = self._max_chars - self._head_chars if keeps else 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._redacted: RedactedStream | None = redactor.stream() if redactor else None
         self._emit = emit
@@ -42,6 +46,8 @@ class OutputCapture:
         self._take(self._masked(self._decoder.decode(b"", final=True)))
         if self._redacted is not None:
             self._take(self._redacted.finish())
+        if not self._tail_chars:
+            return "", self.over_cap
         tail = "".join(self._tail)[-self._tail_chars :] if self._tail_chars else ""
         if self._total > self._emitted:
             last = tail[-(self._total - self._emitted) :]
@@ -89,3 +95,14 @@ class OutputCapture:
         self._tail_size += len(text)
         while self._tail_size - len(self._tail[0]) >= self._tail_chars:
             self._tail_size -= len(self._tail.popleft())
+
+
+def capture_of(stream: Stream, task: ShellTask, on_output: OnOutput) -> OutputCapture:
+    """What a backend puts behind one of a task's streams."""
+
+    def emit(text: str, offset: int) -> None:
+        on_output(stream, text, offset)
+
+    if stream == "stdout" and task.streamed_max_chars is not None:
+        return OutputCapture(task.streamed_max_chars, task.redactor, emit, keeps=False)
+    return OutputCapture(task.output_max_chars, task.redactor, emit)

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from vespid_agent.sandbox.ending import runs_out_of_time, to_the_end
 from vespid_agent.sandbox.host_part import UNAVAILABLE
-from vespid_agent.sandbox.output import OutputCapture
+from vespid_agent.sandbox.output import capture_of
 from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Started, Stream, TaskResult
 
 # `sh -c GATE <name> <seal>`. `ulimit`: a core dump would hold what the task knew.
@@ -51,15 +51,11 @@ class Pipes(asyncio.SubprocessProtocol):
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._drained: asyncio.Future[None] = self._loop.create_future()
         self._open = set(_STREAMS)
-        self._captures = {fd: self._capture(stream, task, on_output) for fd, stream in _STREAMS.items()}
+        self._captures = {fd: capture_of(stream, task, on_output) for fd, stream in _STREAMS.items()}
         self._paused: dict[int, asyncio.TimerHandle] = {}
         self._transport: asyncio.SubprocessTransport | None = None
         # What the caller's callback raised: raised to it by `texts`.
         self._failure: Exception | None = None
-
-    @staticmethod
-    def _capture(stream: Stream, task: ShellTask, on_output: OnOutput) -> OutputCapture:
-        return OutputCapture(task.output_max_chars, task.redactor, lambda text, at: on_output(stream, text, at))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)

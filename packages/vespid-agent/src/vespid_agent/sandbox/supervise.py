@@ -10,8 +10,8 @@ import time
 from vespid_agent.sandbox import nursery, process_tree
 from vespid_agent.sandbox.ending import runs_out_of_time, to_the_end
 from vespid_agent.sandbox.launch import Launch
-from vespid_agent.sandbox.output import OutputCapture
-from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Started, Stream, TaskResult
+from vespid_agent.sandbox.output import OutputCapture, capture_of
+from vespid_agent.sandbox.task import OnOutput, ProcessMark, SandboxError, ShellTask, Started, TaskResult
 
 assert sys.platform == "linux"
 
@@ -59,18 +59,14 @@ class _Kept:
         self._control_open = True
         self._failure: Exception | None = None
         self._captures = {
-            pipes.stdout: self._capture("stdout", task, on_output),
-            pipes.stderr: self._capture("stderr", task, on_output),
+            pipes.stdout: capture_of("stdout", task, on_output),
+            pipes.stderr: capture_of("stderr", task, on_output),
         }
         self._texts: dict[int, tuple[str, bool]] = {}
         self._paused: set[asyncio.TimerHandle] = set()
         for descriptor in self._captures:
             self._loop.add_reader(descriptor, self._read_output, descriptor)
         self._loop.add_reader(pipes.status, self._read_status)
-
-    @staticmethod
-    def _capture(stream: Stream, task: ShellTask, on_output: OnOutput) -> OutputCapture:
-        return OutputCapture(task.output_max_chars, task.redactor, lambda text, at: on_output(stream, text, at))
 
     def go(self) -> None:
         with contextlib.suppress(BrokenPipeError):  # a keeper that was killed: seen by the status pipe

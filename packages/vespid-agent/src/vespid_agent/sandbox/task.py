@@ -41,6 +41,8 @@ class ShellTask:
     workdir: Path
     timeout_ms: int
     output_max_chars: int
+    # Standard output is only told as it comes, up to so much, and the result has none of it; on the host alone.
+    streamed_max_chars: int | None = None
     shell: Shell = "sh"
     # Complete task environment besides the backend's minimal one; wins over it.
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -29,7 +29,7 @@ class LoopEngine:
         self._model = model
 
     async def turn(self, request: TurnRequest, output: TurnOutput) -> TurnAnswer:
-        asks, task = self._asks(request), _task(request)
+        asks, task = self._asks(request), task_of(request)
         loop = None if request.resume is None else take_out(request.resume, task.limits.timeout_ms, monotonic_ms())
         drive = Drive(task, asks, request.tools, output, key=request.idempotency_key, approvals=request.approvals)
         end = await drive.run(loop)
@@ -58,7 +58,8 @@ class LoopEngine:
         return Asks(model=self._model, provider=provider, name=engine.model, auth=auth)
 
 
-def _task(request: TurnRequest) -> LoopTask:
+def task_of(request: TurnRequest) -> LoopTask:
+    """The turn as the loop knows it."""
     config = request.config
     system = "\n\n".join(text for text in (config.prompt.system, config.prompt.instructions) if text)
     return LoopTask(
