@@ -19,7 +19,7 @@ async def test_hello_says_what_the_agent_can_do(gateway: FakeGateway, agent: InP
     assert hello is not None
     assert hello.capabilities is not None
     assert hello.capabilities.kinds == ("connector.action", "agent.execute", "agent.run")
-    assert hello.capabilities.engines == ("vespid.echo.v1",)
+    assert hello.capabilities.engines == ("vespid.loop.v1", "vespid.echo.v1")
     assert "github" in (hello.capabilities.connectors or ())
     assert hello.speaks_v2
 

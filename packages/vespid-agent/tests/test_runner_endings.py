@@ -91,7 +91,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     journal = Journal.open(tmp_path / "j.sqlite", "executor")
     await journal.start()
     desk, work = Desk(), Work()
-    kinds = Kinds(shell=work, action=None)  # type: ignore[arg-type]
+    kinds = Kinds(shell=work, action=None, agent=None, tool=None)  # type: ignore[arg-type]
     made: list[Bench] = []
     runner = Runner(kinds, journal, desk, get_logger("test"), lambda: made[0].now, 1 << 22)
     made.append(Bench(journal, desk, work, runner))

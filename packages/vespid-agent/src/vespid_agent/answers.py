@@ -9,7 +9,7 @@ import msgspec
 from vespid_agent.journal import Entry, EntryState, Journal, JournalError
 from vespid_agent.link import Link
 from vespid_agent.logs import Logger
-from vespid_agent.result import failure_of
+from vespid_agent.result import failure_of, without_loop
 from vespid_agent.sessions.ending import lost, too_large
 from vespid_protocol import codec
 from vespid_protocol import journal as states
@@ -95,9 +95,12 @@ class Answers:
             await self._replaced(entry, _decoder.decode(entry.result), len(entry.result))
 
     async def _replaced(self, entry: Entry, end: Outcome, length: int) -> bytes:
-        """`RESULT_TOO_LARGE` in the place of what the gateway cannot take."""
+        """What the gateway can take in place of what it cannot: the same without its loop, or `RESULT_TOO_LARGE`."""
         smaller: Outcome
-        if isinstance(end, ExecuteResult):
+        lighter = without_loop(end) if isinstance(end, ExecuteResult) else None
+        if lighter is not None and len(codec.encode(lighter)) < min(length, self._peer.max_frame_bytes):
+            smaller = lighter
+        elif isinstance(end, ExecuteResult):
             message = f"the result takes {length} bytes as a frame, more than the gateway takes"
             smaller = failure_of(entry.request_id, entry.lease_epoch or None, Code.RESULT_TOO_LARGE, message)
         else:

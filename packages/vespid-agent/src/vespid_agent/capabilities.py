@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vespid_agent.settings import AgentSettings
-from vespid_agent.work import action, engine, execute
+from vespid_agent.work import action, agent_run, execute
 from vespid_protocol.frames import Capabilities
 from vespid_runtime.connectors import Registry, registry
+from vespid_runtime.engines.names import ECHO, LOOP
 
-KINDS = (action.KIND, execute.KIND, engine.KIND)
+# Those of every agent.
+OWN_ENGINES = (LOOP, ECHO)
+KINDS = (action.KIND, execute.KIND, agent_run.KIND)
 
 
 def describe(
@@ -17,7 +20,7 @@ def describe(
     tags: tuple[str, ...],
     connectors: Registry | None = None,
     backends: Iterable[str] | None = None,
-    engines: Iterable[str] = engine.ENGINES,
+    engines: Iterable[str] = OWN_ENGINES,
 ) -> Capabilities:
     """`connectors`: the registry in use, loaded here where there is none yet. `backends`: None while not known."""
     loaded = connectors if connectors is not None else registry()

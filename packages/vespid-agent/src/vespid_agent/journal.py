@@ -7,7 +7,8 @@ it, and the gateway sends it again. `started` is on disk before the first side e
 sent, and the tombstone keeps a late duplicate from being run again. Work without side effects goes straight to
 `finished`.
 
-The file holds ids, epochs, states, digests of payloads and redacted results; never a payload, never a secret.
+The file holds ids, epochs, states, digests of payloads, redacted results, and what running work has kept of itself,
+redacted too; never a payload, never a secret.
 
 Writers hand in operations; the thread commits whatever has gathered as one transaction, and one call back into the
 loop tells them all. Idle, nobody waits for anybody. Acknowledgements are not worth a commit of their own (losing one
@@ -43,7 +44,8 @@ create table if not exists entries (
     digest blob not null,
     mark text,
     result blob,
-    changed_ms integer not null
+    changed_ms integer not null,
+    kept blob
 ) without rowid;
 create index if not exists entries_by_age on entries (changed_ms);
 """
@@ -57,7 +59,7 @@ on conflict (request_id) do nothing
 _FINISH = """
 insert into entries (request_id, lease_epoch, state, moves, digest, result, changed_ms) values (?, ?, ?, 0, ?, ?, ?)
 on conflict (request_id) do update
-   set lease_epoch = excluded.lease_epoch, state = excluded.state, result = excluded.result, mark = null,
+   set lease_epoch = excluded.lease_epoch, state = excluded.state, result = excluded.result, mark = null, kept = null,
        changed_ms = excluded.changed_ms
  where state = 1
 """
@@ -70,9 +72,17 @@ on conflict (request_id) do update
 # Leased to us again: what was abandoned is reported after all.
 _REVIVE = "update entries set state = 2, lease_epoch = max(lease_epoch, ?) where request_id = ? and state = 4"
 _MARK = "update entries set mark = ? where request_id = ? and state = 1"
+_KEEP = "update entries set kept = ? where request_id = ? and state = 1"
+# An earlier version of the agent made the file without it, and can still read one that has it.
+_ADD_KEPT = "alter table entries add column kept blob"
 _ADOPT = "update entries set lease_epoch = ? where request_id = ? and lease_epoch < ?"
 _REPLACE = "update entries set result = ? where request_id = ? and state in (2, 4)"
-_COLUMNS = "select request_id, lease_epoch, state, moves, digest, mark, result, changed_ms from entries"
+# Results are read one by one: at start only those that are not the end yet.
+_LEFT = """
+select request_id, lease_epoch, state, moves, digest, mark, case when state = 1 then result end, changed_ms, kept
+  from entries where state in (1, 2, 4) order by changed_ms, request_id
+"""
+_COLUMNS = "select request_id, lease_epoch, state, moves, digest, mark, result, changed_ms, kept from entries"
 _READ = f"{_COLUMNS} where request_id = ?"
 _LARGEST = f"{_COLUMNS} where state = 2 order by length(result) desc limit 1"
 
@@ -103,6 +113,8 @@ class Entry:
     result: bytes | None
     # Epoch ms of the last change.
     changed_ms: int
+    # JSON: the output of the failure that ends a request that is `started`, should its process die.
+    kept: bytes | None = None
 
 
 # What a writer is told: None (written), the Entry that stood in the way, or the error that kept it from the disk.
@@ -157,11 +169,7 @@ class Journal:
             raise JournalError(f"the journal {path} cannot be opened: {error}") from error
         try:
             journal_id = _prepare(connection, executor_id)
-            rows = connection.execute(
-                "select request_id, lease_epoch, state, moves, digest, mark,"
-                " case when state = 1 then result end, changed_ms from entries"
-                " where state in (1, 2, 4) order by changed_ms, request_id"
-            ).fetchall()
+            rows = connection.execute(_LEFT).fetchall()
         except sqlite3.DatabaseError as error:
             connection.close()
             raise JournalError(
@@ -233,36 +241,28 @@ class Journal:
 
     async def mark(self, request_id: str, mark: str) -> None:
         """Remember what to reap should this process die. Raises JournalError when it could not be written."""
-        outcome = await self._awaited(_Operation(_MARK, (mark, request_id), request_id, None))
-        if isinstance(outcome, JournalError):
-            raise outcome
+        await self._written(_Operation(_MARK, (mark, request_id), request_id, None))
+
+    async def keep(self, request_id: str, output: bytes | None) -> None:
+        """Remember what its failure is to say should this process die; None: nothing. Raises JournalError."""
+        await self._written(_Operation(_KEEP, (output, request_id), request_id, None))
 
     async def read(self, request_id: str) -> Entry | None:
         """The row as it stands after everything handed in before."""
-        outcome = await self._awaited(_Operation("", (), request_id, None))
-        if isinstance(outcome, JournalError):
-            raise outcome
-        return outcome
+        return await self._written(_Operation("", (), request_id, None))
 
     async def largest(self) -> Entry | None:
         """The unacknowledged entry with the largest result."""
-        outcome = await self._awaited(_Operation("", (), "", None, read=_LARGEST))
-        if isinstance(outcome, JournalError):
-            raise outcome
-        return outcome
+        return await self._written(_Operation("", (), "", None, read=_LARGEST))
 
     async def replace(self, request_id: str, result: bytes) -> None:
         """Another result for a finished request. Raises JournalError."""
-        outcome = await self._awaited(_Operation(_REPLACE, (result, request_id), request_id, None))
-        if isinstance(outcome, JournalError):
-            raise outcome
+        await self._written(_Operation(_REPLACE, (result, request_id), request_id, None))
 
     async def close_leftover(self, entry: Entry, result: bytes, state: EntryState) -> None:
         """`finished` or `abandoned` for what the last process left open. Raises JournalError."""
         values = (entry.request_id, entry.lease_epoch, state, entry.digest, result, epoch_ms())
-        outcome = await self._awaited(_Operation(_FINISH, values, entry.request_id, None))
-        if isinstance(outcome, JournalError):
-            raise outcome
+        await self._written(_Operation(_FINISH, values, entry.request_id, None))
 
     def purge(self) -> None:
         """Forget what is older than a day: tombstones, and results that nobody acknowledged."""
@@ -289,6 +289,12 @@ class Journal:
         operation.told = told
         self._submit(operation)
         return await future
+
+    async def _written(self, operation: _Operation) -> Entry | None:
+        outcome = await self._awaited(operation)
+        if isinstance(outcome, JournalError):
+            raise outcome
+        return outcome
 
     def _flush(self) -> None:
         if self._lazy_timer is not None:
@@ -369,6 +375,8 @@ def _prepare(connection: sqlite3.Connection, executor_id: str) -> str:
         raise JournalError(f"the journal was written by another version of the agent (schema {version})")
     for statement in _SCHEMA.split(";"):
         execute(statement)
+    if "kept" not in {column[1] for column in execute("pragma table_info(entries)")}:
+        execute(_ADD_KEPT)
     execute(f"pragma user_version = {SCHEMA_VERSION}")
     identity = dict(execute("select key, value from meta").fetchall())
     if not identity:
@@ -381,5 +389,5 @@ def _prepare(connection: sqlite3.Connection, executor_id: str) -> str:
     return str(identity["journal_id"])
 
 
-def _entry(row: tuple[str, int, int, int, bytes, str | None, bytes | None, int]) -> Entry:
-    return Entry(row[0], row[1], EntryState(row[2]), bool(row[3]), row[4], row[5], row[6], row[7])
+def _entry(row: tuple[str, int, int, int, bytes, str | None, bytes | None, int, bytes | None]) -> Entry:
+    return Entry(row[0], row[1], EntryState(row[2]), bool(row[3]), row[4], row[5], row[6], row[7], row[8])

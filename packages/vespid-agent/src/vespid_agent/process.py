@@ -13,7 +13,6 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -26,6 +25,7 @@ from vespid_agent.capabilities import describe
 from vespid_agent.clock import MonotonicMs, epoch_ms, suspend_aware_ms
 from vespid_agent.config import AgentConfig
 from vespid_agent.drain import drain, stop_work
+from vespid_agent.engines.installed import installed_engines
 from vespid_agent.journal import Entry as JournalEntry
 from vespid_agent.journal import EntryState, Journal
 from vespid_agent.link import Link
@@ -38,19 +38,25 @@ from vespid_agent.sandbox.retention import Retention
 from vespid_agent.sandbox.workdir import Workdirs
 from vespid_agent.sessions.host import SessionHost
 from vespid_agent.sessions.open_sessions import OpenSessions
+from vespid_agent.sessions.serving import Serving
 from vespid_agent.sessions.tools import ToolPolicy
 from vespid_agent.sessions.turns import Turns
 from vespid_agent.sessions.workspaces import Workspaces
 from vespid_agent.settings import AgentSettings
+from vespid_agent.tools.connector import ConnectorSource
+from vespid_agent.tools.kit import Kit
+from vespid_agent.tools.memory import MemorySource
 from vespid_agent.work.action import ActionWork
+from vespid_agent.work.agent_run import AgentWork
 from vespid_agent.work.execute import ShellWork
+from vespid_agent.work.node_tools import NodeTools
 from vespid_agent.work.passthrough import Passthrough, allowed, looks_secret
+from vespid_agent.work.tool_call import ToolWork
 from vespid_protocol import journal as states
 from vespid_protocol.agent_peer import AgentPeer, Identity
 from vespid_protocol.entries import Entry
 from vespid_runtime.connectors import Registry, registry
 from vespid_runtime.egress import EgressGuard, EgressPolicy, GuardedHttp
-from vespid_runtime.engines.echo import EchoEngine
 from vespid_runtime.engines.engine import Engine
 from vespid_runtime.engines.registry import Engines
 from vespid_runtime.redaction import Redactor
@@ -101,9 +107,17 @@ async def run_agent(
                 workdirs = Workdirs(settings.workdir_root)
                 retention = Retention(workdirs, settings.workdir_retention_hours, log)
                 shell = ShellWork(settings, backends, passthrough, workdirs)
-                kinds = Kinds(shell, ActionWork(connectors, http, _base_urls(environment)))
+                base_urls = _base_urls(environment)
+                policy = ToolPolicy(config.pool, settings.managed_tools)
+                kit = Kit(policy, (ConnectorSource(connectors, http, base_urls), MemorySource()))
+                engines = Engines((*installed_engines(settings, config.pool, http), *more_engines))
+                own = Redactor(_own_secrets(config, environment))
+                tools = NodeTools(kit, workdirs, own)
+                kinds = Kinds(
+                    shell, ActionWork(connectors, http, base_urls), AgentWork(engines, tools), ToolWork(tools)
+                )
                 root = settings.memory_root or journal_path.parent / "memory"
-                serving = serving_of(config, settings, root, environment, more_engines)
+                serving = Serving(engines, kit, workdirs, Workspaces(root), OpenSessions(own, policy))
                 agent = assemble(
                     config,
                     settings,
@@ -131,27 +145,9 @@ async def run_agent(
         lock.release()
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What sessions need."""
-
-    engines: Engines
-    workspaces: Workspaces
-    open: OpenSessions
-
-
-def serving_of(
-    config: AgentConfig,
-    settings: AgentSettings,
-    memory_root: Path,
-    environment: Mapping[str, str],
-    more_engines: Sequence[Engine] = (),
-) -> Serving:
-    """What the agent itself knows is masked in all that its sessions say."""
-    secrets = [config.executor_token, *(value for name, value in environment.items() if looks_secret(name))]
-    tools = ToolPolicy(config.pool, settings.managed_tools)
-    engines = Engines((EchoEngine(), *more_engines))
-    return Serving(engines, Workspaces(memory_root), OpenSessions(Redactor(secrets), tools))
+def _own_secrets(config: AgentConfig, environment: Mapping[str, str]) -> list[str]:
+    """What the agent itself knows: masked in all that its sessions and its engines say."""
+    return [config.executor_token, *(value for name, value in environment.items() if looks_secret(name))]
 
 
 def assemble(
@@ -181,7 +177,7 @@ def assemble(
 
     def host(agent: Agent) -> SessionHost:
         limit = peer.max_frame_bytes
-        turns = Turns(serving.engines, serving.workspaces, journal, agent, log, monotonic_ms, limit)
+        turns = Turns(serving, journal, agent, log, monotonic_ms, limit)
         return SessionHost(serving.open, turns, serving.workspaces, agent, log)
 
     return Agent(

@@ -1,4 +1,8 @@
-"""From an outcome to the `execute_result` that may leave: redacted, storable, and no larger than a frame may be."""
+"""From an outcome to the `execute_result` that may leave: redacted, storable, and no larger than a frame may be.
+
+A failure may bring along what the next attempt goes on from (`output.loop`). Where that is too large it stays behind,
+for the failure itself must be told: the next attempt then begins anew, with the events that were told.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,14 @@ _ERROR_MAX_CHARS = 1024
 _MESSAGE_MAX_CHARS = 4000
 
 NO_SECRETS = Redactor(())
+# The part of a failure's output that the next attempt goes on from.
+LOOP = "loop"
 
 
 def result_of(
     request_id: str, lease_epoch: int | None, outcome: Outcome, redactor: Redactor, max_frame_bytes: int
 ) -> tuple[ExecuteResult, bytes]:
-    """The frame, and its bytes. Beyond the size of a frame it is `failed RESULT_TOO_LARGE`."""
+    """The frame, and its bytes. Larger than a frame it leaves its loop behind, or is `failed RESULT_TOO_LARGE`."""
     try:
         output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
         if outcome.output is not msgspec.UNSET:
@@ -40,7 +46,21 @@ def result_of(
         error_message=_said(outcome.error_message, redactor, _MESSAGE_MAX_CHARS),
         lease_epoch=lease_epoch,
     )
-    return codec.fit_result(result, max_frame_bytes - _EPOCH_ROOM_BYTES)
+    limit = max_frame_bytes - _EPOCH_ROOM_BYTES
+    if len(frame := codec.encode(result)) <= limit:
+        return result, frame
+    return codec.fit_result(without_loop(result) or result, limit)
+
+
+def without_loop(result: ExecuteResult) -> ExecuteResult | None:
+    """The same failure without what the next attempt could go on from; None where it brings nothing of the kind."""
+    if result.status != "failed" or not isinstance(result.output, msgspec.Raw):
+        return None
+    output = msgspec.json.decode(result.output)
+    if not isinstance(output, dict) or LOOP not in output:
+        return None
+    rest = {key: value for key, value in output.items() if key != LOOP}
+    return msgspec.structs.replace(result, output=msgspec.Raw(msgspec.json.encode(rest)))
 
 
 def failure_of(request_id: str, lease_epoch: int | None, code: str, message: str) -> ExecuteResult:

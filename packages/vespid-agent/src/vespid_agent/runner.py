@@ -21,8 +21,9 @@ from vespid_agent.clock import MonotonicMs, epoch_ms
 from vespid_agent.journal import Entry, Journal, JournalError
 from vespid_agent.journal import Outcome as Written
 from vespid_agent.logs import Logger
+from vespid_agent.marks import Marks
 from vespid_agent.result import NO_SECRETS, result_of
-from vespid_agent.work import action, engine, execute
+from vespid_agent.work import action, agent_run, execute, tool_call
 from vespid_agent.work.job import DEFAULT_TIMEOUT_MS, Job, Outcome, WorkFailed
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import EVENT_MESSAGE_MAX_CHARS, Event, Execute, ExecuteResult, Level
@@ -85,6 +86,8 @@ class _Item:
     why: Why | None = None
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    # The output of its failure, should it be stopped for no reason of its own: the next attempt goes on from it.
+    kept: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -93,6 +96,8 @@ class Kinds:
 
     shell: execute.ShellWork
     action: action.ActionWork
+    agent: agent_run.AgentWork
+    tool: tool_call.ToolWork
 
 
 class Runner:
@@ -182,14 +187,18 @@ class Runner:
     def _plan(self, order: Execute) -> Outcome | Work:
         """What is to be done, or the outcome where nothing is."""
         try:
+            if order.kind == execute.KIND and tool_call.is_one(order):
+                tool = tool_call.parse(order)
+                return lambda job: self._kinds.tool.run(tool, job)
             if order.kind == execute.KIND:
                 asked = execute.parse(order)
                 return execute.instant(asked) or (lambda job: self._kinds.shell.run(asked, job))
             if order.kind == action.KIND:
                 call = action.parse(order)
                 return lambda job: self._kinds.action.run(call, job)
-            if order.kind == engine.KIND:
-                return engine.instant(engine.parse(order))
+            if order.kind == agent_run.KIND:
+                prompt = agent_run.parse(order)
+                return self._kinds.agent.instant(prompt) or (lambda job: self._kinds.agent.run(prompt, job))
         except WorkFailed as failed:
             return Outcome.failure(failed.code, failed.message, failed.output)
         return Outcome.failure(Code.INVALID_EXECUTE_PAYLOAD, f"this agent does not know the kind {order.kind[:64]}")
@@ -229,7 +238,11 @@ class Runner:
         async def mark(text: str) -> None:
             await self._journal.mark(request_id, text)
 
-        job = Job(item.order, item.deadline_ms, item.redactor, emit, mark, self._monotonic_ms)
+        async def keep(output: bytes | None) -> None:
+            await self._journal.keep(request_id, output)
+            item.kept = output
+
+        job = Job(item.order, item.deadline_ms, item.redactor, emit, Marks(mark).put, keep, self._monotonic_ms)
         try:
             outcome = await work(job)
         except WorkFailed as failed:
@@ -237,7 +250,7 @@ class Runner:
         except JournalError as error:
             outcome = Outcome.failure(Code.NODE_EXECUTION_FAILED, str(error))
         except asyncio.CancelledError:
-            outcome = self._stopped(item.why or "drained")
+            outcome = self._stopped(item.why or "drained", item.kept)
         except Exception as error:  # noqa: BLE001  (a fault in one piece of work must end as that work's failure)
             # Only its kind is told and logged: its text may quote what it was given.
             self._log.error("work_raised", request_id=request_id, error=type(error).__name__)
@@ -248,9 +261,11 @@ class Runner:
         self._end(item, outcome, effects=True)
 
     @staticmethod
-    def _stopped(why: Why) -> Outcome:
+    def _stopped(why: Why, kept: bytes | None = None) -> Outcome:
         code, message = _STOPPED[why]
-        return Outcome.failure(code, message)
+        if kept is None or code != Code.AGENT_DISCONNECTED:
+            return Outcome.failure(code, message)
+        return Outcome.failure(code, message, msgspec.Raw(kept))
 
     def _end(self, item: _Item, outcome: Outcome, *, effects: bool) -> None:
         """Journal the outcome. `effects`: something was done, so that it must be written, whatever it takes."""

@@ -29,6 +29,8 @@ class Setting:
     doc: str
     low: float | None = None
     high: float | None = None
+    # Its value is shown nowhere.
+    secret: bool = False
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +139,40 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None, Setting("VESPID_CODEX_PATH", "The Codex executable, when it is not in PATH.")
     ] = None
     mcp_config: Annotated[Path | None, Setting("VESPID_AGENT_MCP_CONFIG", "Reserved; no effect today.")] = None
+    openai_api_key: Annotated[str, Setting("OPENAI_API_KEY", "The agent's own key for `openai`.", secret=True)] = ""
+    openai_base_url: Annotated[
+        str, Setting("OPENAI_BASE_URL", "Where `openai` is called, instead of its own address.")
+    ] = ""
+    anthropic_api_key: Annotated[
+        str, Setting("ANTHROPIC_API_KEY", "The agent's own key for `anthropic`.", secret=True)
+    ] = ""
+    anthropic_base_url: Annotated[
+        str, Setting("ANTHROPIC_BASE_URL", "Where `anthropic` is called, instead of its own address.")
+    ] = ""
+    gemini_api_key: Annotated[str, Setting("GEMINI_API_KEY", "The agent's own key for `gemini`.", secret=True)] = ""
+    gemini_base_url: Annotated[
+        str, Setting("GEMINI_BASE_URL", "Where `gemini` is called, instead of its own address.")
+    ] = ""
+    openrouter_api_key: Annotated[
+        str, Setting("OPENROUTER_API_KEY", "The agent's own key for `openrouter`.", secret=True)
+    ] = ""
+    openrouter_base_url: Annotated[
+        str, Setting("OPENROUTER_BASE_URL", "Where `openrouter` is called, instead of its own address.")
+    ] = ""
+    openai_compatible_api_key: Annotated[
+        str, Setting("OPENAI_COMPATIBLE_API_KEY", "The agent's own key for `openai-compatible`.", secret=True)
+    ] = ""
+    openai_compatible_base_url: Annotated[
+        str,
+        Setting("OPENAI_COMPATIBLE_BASE_URL", "Where `openai-compatible` is called: vLLM, Ollama and the like."),
+    ] = ""
+    managed_model_keys: Annotated[
+        Literal["off", "on"],
+        Setting(
+            "VESPID_AGENT_MANAGED_MODEL_KEYS",
+            "`on`: a managed agent answers every organization with its own model keys. No effect on others.",
+        ),
+    ] = "off"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> AgentSettings:
@@ -154,6 +190,11 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             if isinstance(value := getattr(loaded, field), Path)
         }
         return msgspec.structs.replace(loaded, **paths)
+
+    def __repr__(self) -> str:
+        """Without the secrets."""
+        shown = (f"{field}={'…' if setting.secret else repr(getattr(self, field))}" for field, _, setting in declared())
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def declared() -> list[tuple[str, object, Setting]]:
@@ -177,7 +218,7 @@ def documentation() -> str:
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for field, _, setting in declared():
         value = getattr(defaults, field)
-        shown = "" if value is None or value == () else f"`{value}`"
+        shown = "" if value in (None, (), "") else f"`{value}`"
         clamp = "" if setting.low is None else f" ({setting.low:g}..{setting.high:g})"
         lines.append(f"| `{setting.variable}` | {shown} | {setting.doc}{clamp} |")
     return "\n".join(lines)

@@ -37,7 +37,7 @@ async def test_echo_answers_word_by_word(gateway: FakeGateway, agent: InProcessA
     assert [delta.content for delta in link.of(f.TurnDelta)] == ["one ", "two ", "three"]
     assert link.hello is not None
     assert link.hello.capabilities is not None
-    assert link.hello.capabilities.engines == ("vespid.echo.v1", "vespid.scripted.v1")
+    assert link.hello.capabilities.engines == ("vespid.loop.v1", "vespid.echo.v1", "vespid.scripted.v1")
 
 
 async def test_text_and_tool_events_keep_their_order(gateway: FakeGateway, talk: Talk) -> None:

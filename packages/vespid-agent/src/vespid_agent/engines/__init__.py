@@ -1,1 +1,1 @@
-"""Engines that are programs of this machine's user: Claude Code and Codex, each driven by its streaming JSON mode."""
+"""The engines of this agent. `installed.py` makes the list of them; each kind of its own is a module."""

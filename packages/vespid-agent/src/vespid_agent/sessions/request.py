@@ -1,23 +1,29 @@
-"""What an engine is asked: a turn's order, and what its session knows."""
+"""What an engine is asked: a turn's order, and what its session knows; and what its tools may use."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from vespid_agent.marks import Marks
 from vespid_agent.sessions.session import Session
+from vespid_agent.tools.scope import ToolScope
 from vespid_agent.work.job import idempotency_key
 from vespid_protocol.codes import Code
-from vespid_protocol.frames import SessionTurn
+from vespid_protocol.frames import Level, SessionTurn
 from vespid_runtime.engines.engine import EngineError, TurnRequest
 from vespid_runtime.memory.workspace import MemoryWorkspace
 from vespid_runtime.tools.event import ToolEvent
+from vespid_runtime.tools.toolbox import Toolbox
 
 _ItemT = TypeVar("_ItemT")
 
 
-def request_of(order: SessionTurn, session: Session, memory: MemoryWorkspace) -> TurnRequest:
+def request_of(
+    order: SessionTurn, session: Session, memory: MemoryWorkspace, tools: Toolbox, workdir: Path
+) -> TurnRequest:
     """Raises EngineError BAD_REQUEST for attachments or earlier events that are none."""
     try:
         attachments = _decoded(order.attachments, list[object])
@@ -36,7 +42,28 @@ def request_of(order: SessionTurn, session: Session, memory: MemoryWorkspace) ->
         config=session.config,
         idempotency_key=idempotency_key(order.request_id),
         memory=memory,
+        tools=tools,
+        workdir=workdir,
     )
+
+
+def scope_of(order: SessionTurn, memory: MemoryWorkspace, workdir: Path, marks: Marks) -> ToolScope:
+    """A session brings no secrets for its tools, and its configuration no leave to run shell commands."""
+    return ToolScope(
+        organization_id=order.organization_id,
+        user_id=order.user_id,
+        request_id=order.request_id,
+        run_id=order.session_id,
+        node_id=workdir.name,
+        workdir=workdir,
+        memory=memory,
+        emit=_unsaid,
+        mark=marks.put,
+    )
+
+
+def _unsaid(kind: str, level: Level, message: str | None, payload: object) -> None:
+    """A conversation is told what its tools answered, not each line of their output."""
 
 
 def _decoded(raw: msgspec.Raw | msgspec.UnsetType, kind: type[list[_ItemT]]) -> list[_ItemT]:

@@ -39,6 +39,11 @@ class TurnStream:
         self._is_due = False
         self._is_closed = False
 
+    def mask(self, redactor: Redactor) -> None:
+        """What is said from here on goes by this one. Before anything was said."""
+        self._redactor = redactor
+        self._redacted = redactor.stream()
+
     def delta(self, text: str) -> None:
         if not self._is_closed:
             self._add(self._redacted.feed(text))

@@ -1,4 +1,4 @@
-"""Which tools an engine may be allowed on this agent, whatever a session asks for."""
+"""Which tools an engine may be allowed on this agent, whatever a session or a node asks for."""
 
 from __future__ import annotations
 
@@ -19,5 +19,8 @@ class ToolPolicy:
         self._allowed = (*_MANAGED, *managed_tools) if pool == "managed" else ("*",)
 
     def narrow(self, asked: Sequence[str]) -> tuple[str, ...]:
-        """What is left of what a session allows."""
-        return tuple(tool for tool in asked if any(fnmatchcase(tool, pattern) for pattern in self._allowed))
+        """What is left of what a session or a node allows."""
+        return tuple(tool for tool in asked if self.lets(tool))
+
+    def lets(self, tool: str) -> bool:
+        return any(fnmatchcase(tool, pattern) for pattern in self._allowed)

@@ -12,28 +12,34 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol, TypeAlias
 
 from vespid_agent.clock import MonotonicMs
 from vespid_agent.journal import Entry, EntryState, Journal, JournalError
 from vespid_agent.logs import Logger
+from vespid_agent.marks import Marks
+from vespid_agent.sandbox.task import SandboxError
 from vespid_agent.sessions.ending import TurnEnd, error_of, final_of, fit_end, lost
-from vespid_agent.sessions.request import request_of
+from vespid_agent.sessions.request import request_of, scope_of
+from vespid_agent.sessions.serving import Serving
 from vespid_agent.sessions.session import Session
 from vespid_agent.sessions.stream import TurnStream
-from vespid_agent.sessions.workspaces import Workspaces
 from vespid_protocol import codec
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import Event, MemoryDocument, SessionTurn, TurnError, TurnFinal
 from vespid_runtime.engines.engine import EngineError
-from vespid_runtime.engines.registry import Engines
+from vespid_runtime.redaction import Redactor
 
 # Where the session sets no limit.
 DEFAULT_TIMEOUT_MS = 600_000
 DEFAULT_OUTPUT_MAX_CHARS = 1_000_000
 # Less than the gateway gives a turn that it cancelled (5 s).
 STOP_GRACE_S = 3.0
+# Of a session, beside those that nodes of a run would have.
+SESSION_FOLDER = "session"
 # How long an end waits for a disk that refuses it, before it is tried again.
 REWRITE_S = 1.0
 
@@ -91,6 +97,8 @@ class Turn:
     order: SessionTurn
     session: Session
     stream: TurnStream
+    # What masks all that it says: the session's, which also knows what its tools use once they are there.
+    redactor: Redactor
     # Its gateway spoke v2: it knows by itself when this agent is lost.
     is_v2: bool
     deadline_ms: int | None = None
@@ -110,8 +118,7 @@ class Turns:
 
     def __init__(
         self,
-        engines: Engines,
-        workspaces: Workspaces,
+        serving: Serving,
         journal: Journal,
         desk: TurnDesk,
         log: Logger,
@@ -119,8 +126,7 @@ class Turns:
         max_frame_bytes: int,
     ) -> None:
         self.max_frame_bytes = max_frame_bytes
-        self._engines = engines
-        self._workspaces = workspaces
+        self._serving = serving
         self._journal = journal
         self._desk = desk
         self._log = log
@@ -159,7 +165,7 @@ class Turns:
                 self._desk.event(order.request_id, event)
 
         stream = TurnStream(session.redactor, _max_chars(session), send, tell)
-        turn = self._turns[order.request_id] = Turn(order, session, stream, is_v2)
+        turn = self._turns[order.request_id] = Turn(order, session, stream, session.redactor, is_v2)
         self._idle.clear()
         self._own(asyncio.create_task(self._live(turn), name=f"turn {order.request_id}"))
         return turn
@@ -196,7 +202,7 @@ class Turns:
         """An answer is not wanted: neither is what its turn remembered. Call it with the session's lock held."""
         if undo:
             try:
-                await self._workspaces.of(session.organization_id, session.session_key).apply(undo, whole=False)
+                await self._serving.workspaces.of(session.organization_id, session.session_key).apply(undo, whole=False)
             except (ValueError, OSError) as error:
                 self._log.error("memory_not_taken_back", session_id=session.session_id, error=str(error))
 
@@ -291,26 +297,39 @@ class Turns:
 
     async def _work(self, turn: Turn) -> TurnEnd:
         """The engine's part. Memory that it wrote stays only with an answer."""
-        session, order = turn.session, turn.order
-        config = session.config
-        engine = self._engines.get(config.engine.id)
-        try:
-            memory = self._workspaces.of(session.organization_id, session.session_key)
-        except ValueError as refused:
-            raise EngineError(Code.BAD_REQUEST, f"memory: {refused}") from None
-        request = request_of(order, session, memory.workspace)
-        before = await memory.take()
-        try:
-            answer = await engine.turn(request, turn.stream)
-            changed = await memory.changed(before) if turn.is_v2 else ()
-            turn.undo = before.undo(changed)
-            return final_of(order, answer, changed, session.redactor, _max_chars(session))
-        except BaseException:
-            await memory.restore(before)
-            raise
+        session, order, serving = turn.session, turn.order, self._serving
+        engine = serving.engines.get(session.config.engine.id)
+        with serving.workdirs.use(order.session_id):
+            try:
+                memory = serving.workspaces.of(session.organization_id, session.session_key)
+                workdir = await asyncio.to_thread(serving.workdirs.open, order.session_id, SESSION_FOLDER)
+            except ValueError as refused:
+                raise EngineError(Code.BAD_REQUEST, f"memory: {refused}") from None
+            except SandboxError as refused:
+                raise EngineError(refused.code, refused.message) from None
+            scope = scope_of(order, memory.workspace, workdir, Marks(partial(self._journal.mark, order.request_id)))
+            tools = serving.kit.toolbox(scope)
+            self._mask(turn, tools.secrets)
+            request = request_of(order, session, memory.workspace, tools, workdir)
+            before = await memory.take()
+            try:
+                answer = await engine.turn(request, turn.stream)
+                changed = await memory.changed(before) if turn.is_v2 else ()
+                turn.undo = before.undo(changed)
+                return final_of(order, answer, changed, turn.redactor, _max_chars(session))
+            except BaseException:
+                await memory.restore(before)
+                raise
+
+    @staticmethod
+    def _mask(turn: Turn, secrets: Sequence[str]) -> None:
+        """Before anything is said that may show them."""
+        if secrets:
+            turn.redactor = turn.redactor.also(secrets)
+            turn.stream.mask(turn.redactor)
 
     def _outcome(self, turn: Turn, work: asyncio.Task[TurnEnd]) -> TurnEnd:
-        request_id, redactor = turn.order.request_id, turn.session.redactor
+        request_id, redactor = turn.order.request_id, turn.redactor
         if not work.done():
             self._log.error("engine_did_not_stop", request_id=request_id, engine=turn.session.config.engine.id)
             return self._stopped(turn, turn.why or "cancelled")
@@ -352,7 +371,7 @@ class Turns:
 
     def _stopped(self, turn: Turn, why: Why) -> TurnEnd:
         code, message = _STOPPED[why]
-        return error_of(turn.order, code, message, turn.session.redactor)
+        return error_of(turn.order, code, message, turn.redactor)
 
     def _own(self, task: asyncio.Task[object]) -> None:
         self._tasks.add(task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
 from vespid_agent.testing.fake_gateway import RUN_ID
@@ -35,3 +37,22 @@ def decoded(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, object]:
     """A JSON object that a frame carried."""
     assert isinstance(raw, msgspec.Raw)
     return msgspec.json.decode(raw, type=dict[str, object])
+
+
+def prompt(
+    instructions: str,
+    *,
+    allow: Sequence[str] = (),
+    model: str = "gpt-5",
+    config: Mapping[str, object] | None = None,
+    **rest: object,
+) -> dict[str, object]:
+    """`agent.run` with our own loop. `config`: more of the node's config; `rest`: more of the payload."""
+    made = {
+        "engine": {"id": "vespid.loop.v1", "provider": "openai", "model": model},
+        "prompt": {"instructions": instructions},
+        "tools": {"allow": list(allow)},
+        **(config or {}),
+    }
+    node = {"id": "n", "type": "agent.run", "config": made}
+    return {"nodeId": "n", "node": node, "runId": RUN_ID, "effectiveToolsAllow": list(allow), **rest}

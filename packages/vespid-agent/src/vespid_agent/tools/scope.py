@@ -30,6 +30,8 @@ class ToolScope:
     # Clear values by secret id, and which of them a connector's calls use.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     connector_secrets: Mapping[str, str] = field(default_factory=dict)
+    # That came with the request, for connectors: `githubApiBaseUrl`.
+    base_urls: Mapping[str, str] = field(default_factory=dict)
     # The session's documents.
     memory: MemoryWorkspace | None = None
     # (kind, level, message, payload): streamed while a tool runs, like a task's output.

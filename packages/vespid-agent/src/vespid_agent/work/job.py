@@ -54,8 +54,12 @@ class Job:
     redactor: Redactor
     # (kind, level, message, payload): streamed to the gateway while the work runs; dropped first when the link is slow.
     emit: Callable[[str, Level, str | None, object], None]
-    # Journals what has to be reaped if this process dies; returns when that is on disk.
-    mark: Callable[[str], Awaitable[None]]
+    # (call, mark): journals what has to be reaped if this process dies, of several calls at a time. Returns when that
+    # is on disk. "" as the mark: the call is over.
+    mark: Callable[[str, str], Awaitable[None]]
+    # Journals the output (JSON, redacted) of the failure that this is if this process dies, or has to stop; None: none.
+    # Returns when that is on disk.
+    keep: Callable[[bytes | None], Awaitable[None]]
     monotonic_ms: Callable[[], int]
 
     def mask(self, values: Iterable[str]) -> None:

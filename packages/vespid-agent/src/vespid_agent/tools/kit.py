@@ -1,0 +1,71 @@
+"""What a request may have called on this host: tools of every kind that the host has, under the host's own ceilings.
+
+The one thing to know: the ceilings hold here, whatever a request allows. A tool beyond them is in the box all the same,
+and says why it is not carried out, so that the model can be told and not only be left to wonder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vespid_agent.sessions.tools import ToolPolicy
+from vespid_agent.tools.scope import ToolScope, ToolSource
+from vespid_protocol.codes import Code
+from vespid_runtime.tools.tool import Tool, ToolError, ToolUse
+from vespid_runtime.tools.toolbox import Toolbox
+
+SHELL = "shell.run"
+
+
+class Kit:
+    """Of one agent."""
+
+    def __init__(self, policy: ToolPolicy, sources: Sequence[ToolSource]) -> None:
+        """Of two tools with one id the source that comes first has it."""
+        self._policy = policy
+        self._sources = tuple(sources)
+
+    def narrow(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """What is left of what a request allows."""
+        return self._policy.narrow(asked)
+
+    def toolbox(self, scope: ToolScope) -> Toolbox:
+        """All that this host has, for one request."""
+        return Toolbox(self._governed(scope))
+
+    def _governed(self, scope: ToolScope) -> Iterable[Tool]:
+        for source in self._sources:
+            for tool in source.tools(scope):
+                if not self._policy.lets(tool.id):
+                    yield _Denied(
+                        tool.id, tool.description, tool.input_schema, Code.TOOL_NOT_ALLOWED, "not on this agent"
+                    )
+                elif tool.id == SHELL and not scope.may_run_shell:
+                    yield _Denied(
+                        tool.id,
+                        tool.description,
+                        tool.input_schema,
+                        Code.TOOL_POLICY_DENIED,
+                        "the organization's settings do not let models run shell commands (tools.shellRunEnabled)",
+                    )
+                else:
+                    yield tool
+
+
+@dataclass(frozen=True, slots=True)
+class _Denied:
+    """A tool that answers every call with why it is not carried out."""
+
+    id: str
+    description: str
+    input_schema: dict[str, object]
+    code: Code
+    reason: str
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    async def call(self, arguments: dict[str, object], use: ToolUse) -> object:
+        raise ToolError(f"{self.code}:{self.id}", self.reason)
