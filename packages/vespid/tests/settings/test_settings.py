@@ -117,6 +117,7 @@ def test_a_process_renews_before_its_agents_would_look_offline() -> None:
         ({"GATEWAY_PORT": "abc"}, ("GATEWAY_PORT", "'abc'", "0 to 65535")),
         ({"GATEWAY_ROLE": "boss"}, ("GATEWAY_ROLE", "'boss'", "edge or brain or all")),
         ({"GATEWAY_CONTINUATION_PUSH": "maybe"}, ("GATEWAY_CONTINUATION_PUSH", "'maybe'", "1 or 0")),
+        ({"VESPID_MODEL_PRICES": '{"gpt":{}}'}, ("VESPID_MODEL_PRICES", "inputPerMillion")),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_its_name_and_what_is_allowed(

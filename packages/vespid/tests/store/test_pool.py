@@ -156,7 +156,7 @@ async def test_a_database_that_is_at_another_revision_is_refused(
     with pytest.raises(SchemaMissing, match="run `vespid migrate` first"):
         await Database(empty_database_url).start()
     await migrate(database_url, "0002")
-    with pytest.raises(SchemaMissing, match="is at revision 0002, and 0005 is needed"):
+    with pytest.raises(SchemaMissing, match="is at revision 0002, and 0007 is needed"):
         await Database(database_url).start()
     monkeypatch.setattr("vespid.store.pool.newest_revision", lambda: "0001")
     with pytest.raises(SchemaMissing, match="run the newer one"):

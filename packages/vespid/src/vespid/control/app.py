@@ -81,6 +81,7 @@ NOUNS = (
     "sessions",
     "settings",
     "stream",
+    "usage",
     "webhooks",
     "workflows",
 )

@@ -51,8 +51,12 @@ class Page:
             raise _not_a_cursor()
         return int(self._key)
 
+    def after_key(self) -> str | None:
+        """The key after which to go on, where a key may be any text; None from the beginning."""
+        return self._key
+
     def cut(
-        self, rows: Sequence[Row], key: Callable[[Row], UUID | int], *, is_more: bool = False
+        self, rows: Sequence[Row], key: Callable[[Row], UUID | int | str], *, is_more: bool = False
     ) -> tuple[list[Row], str | None]:
         """The rows to show of those fetched, and the next page's cursor (None on the last page).
 

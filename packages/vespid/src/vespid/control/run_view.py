@@ -8,11 +8,13 @@ from uuid import UUID
 import msgspec
 
 from vespid.control.deps import Deps
+from vespid.control.usage_view import RunUsed, run_used
 from vespid.control.wire import iso, iso_or_none
 from vespid.dispatch.plans import Plans
 from vespid.domain.run_result import run_output
 from vespid.domain.run_state import decode_state
 from vespid.store.runs import BlockedRow, NewRun, RunRow
+from vespid.store.usage import NodeUsage
 from vespid_protocol.ids import OrgId, WorkflowId
 
 
@@ -47,12 +49,20 @@ class Run(msgspec.Struct, frozen=True, rename="camel"):
     error_message: str | None
     blocked: Blocked | None
     blocked_nodes: list[Blocked]
+    # What models took; null where none was used, and in lists.
+    usage: RunUsed | None
     created_at: str
     started_at: str | None
     finished_at: str | None
 
 
-async def run_of(deps: Deps, run: RunRow, blocked: Sequence[BlockedRow], outputs: Mapping[str, msgspec.Raw]) -> Run:
+async def run_of(
+    deps: Deps,
+    run: RunRow,
+    blocked: Sequence[BlockedRow],
+    outputs: Mapping[str, msgspec.Raw],
+    usage: Sequence[NodeUsage] = (),
+) -> Run:
     """`outputs` are the nodes' by id; a step that is not among them is shown without."""
     waiting = [_blocked(row) for row in blocked]
     return Run(
@@ -71,6 +81,7 @@ async def run_of(deps: Deps, run: RunRow, blocked: Sequence[BlockedRow], outputs
         error_message=run.error_message,
         blocked=waiting[0] if waiting else None,
         blocked_nodes=waiting,
+        usage=run_used(usage),
         created_at=iso(run.created_at),
         started_at=iso_or_none(run.started_at),
         finished_at=iso_or_none(run.finished_at),
@@ -95,6 +106,7 @@ def shown_run(new: NewRun, created_at: datetime) -> Run:
         error_message=None,
         blocked=None,
         blocked_nodes=[],
+        usage=None,
         created_at=iso(created_at),
         started_at=None,
         finished_at=None,

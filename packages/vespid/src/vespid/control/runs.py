@@ -25,6 +25,7 @@ from vespid.control.run_view import Run, inline_output, run_of, shown_run
 from vespid.errors import ApiError, conflict, not_found
 from vespid.store import runs as rows
 from vespid.store.group import GroupStopped, OutcomeUnknown
+from vespid.store.usage import of_run
 from vespid_protocol.ids import OrgId, RunId
 
 # How long a commit of unknown outcome is tried to be settled before the caller is told that it is unknown.
@@ -231,7 +232,8 @@ async def _read_run(tenant: TenantContext, deps: Deps, workflow: UUID, run_id: U
             raise not_found()
         blocked = await rows.list_blocked(connection, org, [run_id])
         outputs = await rows.list_outputs(connection, org, run_id)
-    return RunAnswer(await run_of(deps, run, blocked.get(run_id, []), outputs))
+        usage = await of_run(connection, org, run_id)
+    return RunAnswer(await run_of(deps, run, blocked.get(run_id, []), outputs, usage))
 
 
 def _queue_unavailable(details: dict[str, object] | None = None) -> ApiError:

@@ -16,12 +16,14 @@ from vespid.bus.mail import RedisMail
 from vespid.bus.messages import CapacityReported
 from vespid.dispatch.delivery import Delivery
 from vespid.dispatch.inbox import Inbox
+from vespid.dispatch.metering import Meter
 from vespid.dispatch.organizations import Organizations
 from vespid.dispatch.partitions import Partitions
 from vespid.dispatch.plans import Plans
 from vespid.dispatch.presence import ProcessLease
 from vespid.dispatch.scheduler import Scheduler
 from vespid.dispatch.stepper import CloudRunner, Stepper, StepperSettings
+from vespid.domain.price import Prices
 from vespid.service import Service, Stack
 from vespid.settings import RunSettings
 from vespid.store.executions import ExecutionStore
@@ -77,6 +79,7 @@ class House:
             self.partitions,
             wake_run=self._wake_run,
         )
+        self.meter = Meter(Prices.parse(settings.model_prices))
         self.inbox = Inbox(self.mail)
         self.inbox.handle(CapacityReported, self.partitions.reported)
         self.lease = ProcessLease(
@@ -131,6 +134,7 @@ class House:
             self.scheduler,
             self.mail,
             self.fanout,
+            self.meter,
             StepperSettings(
                 retry_backoff_ms=settings.retry_backoff_ms,
                 node_timeout_ms=settings.node_exec_timeout_ms,

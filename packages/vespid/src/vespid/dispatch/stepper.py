@@ -21,6 +21,7 @@ from prometheus_client import Counter
 
 from vespid.bus.channels import CLOUD_QUEUE, run_channel, run_item
 from vespid.bus.ports import Fanout, Mail
+from vespid.dispatch.metering import Meter
 from vespid.dispatch.organizations import Organizations, settings_of
 from vespid.dispatch.plans import Plans, WorkflowMissing
 from vespid.dispatch.rows import cloud_work, event_item, execution_row, input_of, text_or_none
@@ -117,6 +118,7 @@ class Stepper:
         scheduler: Scheduler,
         mail: Mail,
         fanout: Fanout,
+        meter: Meter,
         settings: StepperSettings,
         *,
         now_ms: Callable[[], int],
@@ -130,6 +132,7 @@ class Stepper:
         self._scheduler = scheduler
         self._mail = mail
         self._fanout = fanout
+        self._meter = meter
         self._settings = settings
         self._now_ms = now_ms
         self._cloud = cloud
@@ -232,16 +235,18 @@ class Stepper:
 
         `end` is the result as the machine's event; None (or no run): it is only committed. The verdict is the store's.
         """
+        if finish.output is not None:
+            finish = msgspec.structs.replace(finish, usage=self._meter.of_answer(bytes(finish.output)))
         if run_id is None or end is None:
-            return await self._executions.finish(finish)
+            return await self._commit(finish)
         async with self._turn(run_id):
             decided = await self._decide_end(org_id, run_id, end, finish.request)
             if decided is None:
-                finished = await self._executions.finish(finish)
+                finished = await self._commit(finish)
             else:
                 run, decision = decided
                 with self._room_unless_written(decision) as taken:
-                    finished = await self._executions.finish(msgspec.structs.replace(finish, step=decision.item))
+                    finished = await self._commit(msgspec.structs.replace(finish, step=decision.item))
                     if finished.outcome == "applied" and finished.detail is not None:
                         taken()
                         STEPS.labels("written").inc()
@@ -250,6 +255,12 @@ class Stepper:
                 self._remembered.pop(run_id, None)
                 self.wake(org_id, run_id)
             return finished
+
+    async def _commit(self, finish: Finish) -> Finished:
+        finished = await self._executions.finish(finish)
+        if finished.is_metered and finish.usage is not None:
+            self._meter.recorded(finish.usage)
+        return finished
 
     async def _decide_end(
         self, org_id: OrgId, run_id: RunId, end: RunEvent, request_id: RequestId

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from vespid.domain.price import Prices
 from vespid.settings.reading import LOCAL_SECRET_PREFIX, Need, Setting, SettingsRefused, declared, log, read
 from vespid_protocol.trust import TRUST_MARGIN_MS
 
@@ -219,6 +220,14 @@ class RunSettings(CoreSettings, frozen=True, kw_only=True):
     github_api_base_url: Annotated[str, Setting("GITHUB_API_BASE_URL", "GitHub's API, or an Enterprise server's.")] = (
         "https://api.github.com"
     )
+    model_prices: Annotated[
+        str,
+        Setting(
+            "VESPID_MODEL_PRICES",
+            'What models cost, as JSON: `{"openai/gpt-*":{"inputPerMillion":1.25,"outputPerMillion":10}}`, US dollars.',
+            check=Prices.parse,
+        ),
+    ] = ""
     process_lease_ms: Annotated[
         int, Setting("VESPID_PROCESS_LEASE_MS", "A process not renewed for so long counts as dead.", 500, 120_000)
     ] = 15_000

@@ -6,7 +6,7 @@ refusals of a process are told at once.
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Literal, TypeVar
 
@@ -55,6 +55,8 @@ class Setting(msgspec.Struct, frozen=True):
     roles: tuple[str, ...] = ()
     # Never shown, in no log and in no error.
     secret: bool = False
+    # Of a text: raises ValueError with what is wrong with it.
+    check: Callable[[str], object] | None = None
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -148,6 +150,11 @@ def _parse(row: Declared, text: str) -> object:
         raise ValueError(f"{setting.variable} is {_shown(text, setting)}, and must be {_choices(kind)}")
     if kind == tuple[str, ...]:
         return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
+    if setting.check is not None:
+        try:
+            setting.check(text)
+        except ValueError as error:
+            raise ValueError(f"{setting.variable} is {_shown(text, setting)}: {error}") from None
     return text
 
 

@@ -16,6 +16,7 @@ from vespid.store.group import GroupCommit
 from vespid.store.pool import Database
 from vespid.store.queries import load
 from vespid.store.steps import StepItem
+from vespid.store.usage import UsageItem
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId, RunId
 
 QUERIES = load("executions")
@@ -148,6 +149,8 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     # How long the result of a request without a run stays readable.
     keep_ms: int = 900_000
     step: StepItem | None = None
+    # What a model took to make it; written where the result counts.
+    usage: UsageItem | None = None
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -158,6 +161,8 @@ class Finished(msgspec.Struct, frozen=True):
     run_id: UUID | None
     # What `StepStore.apply` answers for the step, where it was applied.
     detail: bytes | None
+    # What a model took was written with it.
+    is_metered: bool
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

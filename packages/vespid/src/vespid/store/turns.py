@@ -15,6 +15,7 @@ from vespid.domain.selector import Pool
 from vespid.store.group import GroupCommit
 from vespid.store.pool import Database
 from vespid.store.queries import load
+from vespid.store.usage import UsageItem
 from vespid_protocol.ids import ExecutorId, OrgId, ProcessId, RequestId, SessionId
 
 QUERIES = load("turns")
@@ -150,6 +151,8 @@ class FinishTurn(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     code: str | None = None
     message: str | None = None
     memory: tuple[ChangedDocument, ...] = ()
+    # What a model took to make it; written where the end counts.
+    usage: UsageItem | None = None
 
 
 class TurnFinished(msgspec.Struct, frozen=True):
@@ -162,6 +165,8 @@ class TurnFinished(msgspec.Struct, frozen=True):
     has_next: bool
     is_ours: bool
     memory_version: int | None
+    # What a model took was written with it.
+    is_metered: bool
 
 
 class LoseTurn(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

@@ -32,7 +32,15 @@ log = structlog.get_logger("vespid.gateway.edge.turn_ends")
 ENDS = Counter("vespid_turn_ends_total", "Ends of turns that hosts announced, by verdict", ["outcome"])
 MESSAGE_MAX_CHARS = 4_000
 
+
+class _Answer(msgspec.Struct):
+    """Of `agent_final` what is read again, masked as it is by then."""
+
+    output: msgspec.Raw
+
+
 _encode = msgspec.json.Encoder().encode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_payload = msgspec.json.Decoder(TurnPayload).decode
 
 End = TurnFinal | TurnError
@@ -65,11 +73,14 @@ class TurnEnds:
         turn.close()
         if turn.writing is not None:
             await asyncio.wait((turn.writing,))
-        finished = await self._commit(connection, turn, _finish(connection, turn, frame))
+        finish = self._metered(_finish(connection, turn, frame))
+        finished = await self._commit(connection, turn, finish)
         if finished is None:
             # The socket ended first; the host says it again.
             turn.ending = False
             return
+        if finished.is_metered and finish.usage is not None:
+            self._house.meter.recorded(finish.usage)
         ENDS.labels(finished.outcome).inc()
         if finished.outcome == "stale":
             turn.ending = False
@@ -103,6 +114,12 @@ class TurnEnds:
         """Events up to this one are committed."""
         if event_seq is not None:
             self._house.fanout.publish(session_channel(session_id), encode(Moved(event_seq)))
+
+    def _metered(self, finish: FinishTurn) -> FinishTurn:
+        if finish.answer is None:
+            return finish
+        output = _decode_answer(finish.answer).output
+        return msgspec.structs.replace(finish, usage=self._house.meter.of_answer(bytes(output)))
 
     async def _commit(self, connection: Connection, turn: HostedTurn, finish: FinishTurn) -> TurnFinished | None:
         attempt = 0

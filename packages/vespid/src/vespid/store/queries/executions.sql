@@ -9,7 +9,11 @@ select outcome, lease_epoch, organization_id, run_id, workflow_id, node_id, node
 from vespid_x_grant_executions($1) order by ord
 
 -- name: finish_executions
-select outcome, organization_id, run_id, detail from vespid_x_finish_executions($1) order by ord
+-- What a model took is told beside a result, and written in the same statement where that result counts.
+select outcome, organization_id, run_id, detail,
+       case when outcome in ('applied', 'deferred', 'cancelled') and ($1::jsonb[])[ord] ? 'usage'
+           then vespid_x_record_usage(($1::jsonb[])[ord]) else false end as is_metered
+from vespid_x_finish_executions($1) order by ord
 
 -- name: append_remote_events
 select outcome, run_id, seq from vespid_x_append_remote_events($1) order by ord

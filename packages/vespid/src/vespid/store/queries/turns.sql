@@ -10,7 +10,11 @@ select outcome, session, user_id, payload, prior, history, memory, is_pin_moved,
 select outcome, event_seq from vespid_x_append_turn_events($1) order by ord
 
 -- name: finish_turns
-select outcome, event_seq, created_at, has_next, is_ours, memory_version from vespid_x_finish_turns($1) order by ord
+-- What a model took is told beside an end, and written in the same statement where that end counts.
+select outcome, event_seq, created_at, has_next, is_ours, memory_version,
+       case when outcome in ('applied', 'cancelled') and ($1::jsonb[])[ord] ? 'usage'
+           then vespid_x_record_turn_usage(($1::jsonb[])[ord]) else false end as is_metered
+from vespid_x_finish_turns($1) order by ord
 
 -- name: lose_turns
 select outcome, event_seq, has_next from vespid_x_lose_turns($1) order by ord
