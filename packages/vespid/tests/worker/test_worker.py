@@ -6,12 +6,15 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 from tests.support.gateways import Fleet
 from tests.support.ground import SHELL
 from tests.support.local_server import LocalServer
 from tests.support.organization import until
 
 from vespid.bus.channels import run_item
+from vespid.store.executions import CloudWork
+from vespid.worker.cloud import Cloud
 from vespid_protocol.ids import OrgId, new_id
 
 CANARY = "canary-77aa01"
@@ -223,6 +226,37 @@ async def test_the_work_of_a_dead_worker_is_given_up_and_its_run_goes_on(
     row = await fleet.finished_run(run)
     assert (row["status"], row["attempt_count"], local.calls) == ("succeeded", 2, 2)
     assert "node_failed" in await types(fleet, run)
+
+
+@pytest.mark.promise("P4")
+async def test_work_that_comes_back_to_a_worker_takes_the_place_of_what_still_runs_there(
+    fleet: Fleet, org: OrgId, local: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground = fleet.ground
+    launched: list[CloudWork] = []
+    launch = Cloud.launch
+
+    def noted(cloud: Cloud, work: CloudWork) -> None:
+        launched.append(work)
+        launch(cloud, work)
+
+    monkeypatch.setattr(Cloud, "launch", noted)
+    worker = await fleet.worker(**ALLOWED)
+    run = await ground.run(org, await ground.workflow(org, http(f"{local.url}/slow")))
+    await asyncio.wait_for(local.called.wait(), 10)
+    # Its lease passed and it was granted anew, to the same process, before that had looked.
+    local.called.clear()
+    await ground.sql.execute("update executions set lease_epoch = lease_epoch + 1")
+    assert worker.cloud.reserve() is not None
+    worker.cloud.launch(msgspec.structs.replace(launched[0], lease_epoch=launched[0].lease_epoch + 1))
+    await asyncio.wait_for(local.called.wait(), 10)
+    assert len(worker.cloud.running) == 1
+    with capture_logs() as told:
+        local.let.set()
+        row = await fleet.finished_run(run)
+        await until(lambda: not worker.cloud.running, "nothing runs any more")
+    assert (row["status"], row["attempt_count"], local.calls) == ("succeeded", 1, 2)
+    assert [each for each in told if each["log_level"] == "error"] == []
 
 
 @pytest.mark.promise("P1", "P2")

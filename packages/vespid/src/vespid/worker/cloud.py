@@ -109,8 +109,12 @@ class Cloud:
         self._free += 1
 
     def launch(self, work: CloudWork) -> None:
-        self._running[work.request_id] = asyncio.get_running_loop().create_task(self._run(work), name="cloud-run")
-        task = asyncio.get_running_loop().create_task(self._carry_out(work), name=f"cloud {work.request_id}")
+        older = self._running.get(work.request_id)
+        if older is not None:  # its lease has passed while we were too busy to see it: nothing of it counts any more
+            older.cancel()
+        loop = asyncio.get_running_loop()
+        running = self._running[work.request_id] = loop.create_task(self._run(work), name="cloud-run")
+        task = loop.create_task(self._carry_out(work, running), name=f"cloud {work.request_id}")
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -144,8 +148,7 @@ class Cloud:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("cloud_execution_lost", exc_info=error)
 
-    async def _carry_out(self, work: CloudWork) -> None:
-        running = self._running[work.request_id]
+    async def _carry_out(self, work: CloudWork, running: "asyncio.Task[Outcome]") -> None:
         try:
             with RUNNING.track_inprogress():
                 await asyncio.wait((running,))
@@ -156,7 +159,8 @@ class Cloud:
                 await self._commit(work, cancelled if running.cancelled() else running.result())
         finally:
             running.cancel()
-            del self._running[work.request_id]
+            if self._running.get(work.request_id) is running:
+                del self._running[work.request_id]
 
     async def _run(self, work: CloudWork) -> Outcome:
         org_id = OrgId(str(work.organization_id))
