@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
+_TOOL_EVENTS = ("tool_call", "tool_result")
+# Less than that says nothing.
+_PAYLOAD_MIN_CHARS = 32
+
 
 def cut(value: object, max_chars: int) -> object:
     """`value` itself if it is short enough, else its preview. `msgspec.Raw` is decoded only if it is long."""
@@ -20,3 +24,14 @@ def cut(value: object, max_chars: int) -> object:
     if len(text) <= max_chars:
         return value
     return {"truncated": True, "preview": text[:max_chars], "originalLength": len(text)}
+
+
+def cut_event(event: dict[str, object], max_chars: int) -> object:
+    """An event of running work, short enough. A tool's stays readable: of it only the payload is cut.
+
+    A later try asks it which call it was.
+    """
+    if event.get("kind") not in _TOOL_EVENTS or len(msgspec.json.encode(event)) <= max_chars:
+        return cut(event, max_chars)
+    room = max_chars - len(msgspec.json.encode({**event, "payload": None}))
+    return cut(event, max_chars) if room < _PAYLOAD_MIN_CHARS else {**event, "payload": cut(event["payload"], room)}

@@ -16,7 +16,7 @@ import structlog
 
 from vespid.bus.channels import run_channel
 from vespid.dispatch.house import House, epoch_ms
-from vespid.domain.payload import cut
+from vespid.domain.payload import cut_event
 from vespid.store.executions import CloudWork, EventItem, Keep
 from vespid.store.failure import STORE_AWAY
 from vespid_protocol.frames import Level
@@ -30,12 +30,12 @@ TEXT_DELTA = "text_delta"
 # What gathers for so long becomes one statement.
 GATHER_S = 0.25
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
-# What an event has around its payload.
-EVENT_FRAME_CHARS = 500
+MESSAGE_MAX_CHARS = 500
 # How long a turn that is to go on elsewhere may take to come to a place where nothing is under way.
 HAND_OVER_S = 10.0
 
 _encode = msgspec.json.Encoder().encode
+_decode_event = msgspec.json.Decoder(dict[str, object]).decode
 
 Reason = Literal["handed over", "lost"]
 
@@ -163,14 +163,13 @@ class KeptTurn:
             self._add(TEXT_DELTA, "info", None, {"text": text})
 
     def _add(self, kind: str, level: Level, message: str | None, payload: object) -> None:
-        payload = msgspec.json.decode(clean_json(_encode(payload))[0])
         event: dict[str, object] = {"seq": self._seq, "ts": epoch_ms(), "kind": kind, "level": level}
         if message is not None:
-            event["message"] = msgspec.json.decode(clean_json(_encode(message[:EVENT_FRAME_CHARS]))[0])
-        event["payload"] = cut(payload, max(self._payload_max_chars - EVENT_FRAME_CHARS, 1))
+            event["message"] = message[:MESSAGE_MAX_CHARS]
+        told: dict[str, object] = _decode_event(clean_json(_encode(event | {"payload": payload}))[0])
         self._seq += 1
-        work = self._work
-        self._events.append(EventItem("remote_event", level, work.node_id, work.node_type, kind, event))
+        work, kept = self._work, cut_event(told, self._payload_max_chars)
+        self._events.append(EventItem("remote_event", level, work.node_id, work.node_type, kind, kept))
         self._something.set()
 
     async def _write_on(self) -> None:

@@ -35,6 +35,9 @@ from vespid_runtime.redaction import Redactor
 
 log = structlog.get_logger("vespid.gateway.edge.grants")
 
+# Tool events of earlier tries that go with a run of an agent: a quarter of a frame.
+PRIOR_MAX_CHARS = 1_000_000
+
 GRANTS = Counter("vespid_grants_total", "Offers taken up by this edge, by what came of them", ["outcome"])
 
 
@@ -72,7 +75,7 @@ class Grants:
             organization_id=str(lease.organization_id),
             user_id=_text(lease.requested_by_user_id),
             kind=lease.kind or "",
-            payload=msgspec.Raw(lease.payload or b"null"),
+            payload=await self._payload(in_flight, lease.kind, lease.payload or b"null"),
             lease_epoch=lease.lease_epoch,
             timeout_ms=lease.remaining_ms,
             on_lost=lease.on_lost,
@@ -140,7 +143,7 @@ class Grants:
             organization_id=str(granted.organization_id),
             user_id=_text(granted.requested_by_user_id),
             kind=granted.kind,
-            payload=msgspec.Raw(granted.payload),
+            payload=await self._payload(in_flight, granted.kind, granted.payload),
             lease_epoch=granted.lease_epoch,
             timeout_ms=granted.timeout_ms,
             on_lost=granted.on_lost,
@@ -153,6 +156,20 @@ class Grants:
             in_flight.pool,
             lambda: connection.in_flight.get(in_flight.request_id) is in_flight,
         )
+
+    async def _payload(self, in_flight: InFlight, kind: str | None, payload: bytes) -> msgspec.Raw:
+        """What is sent: an agent's run that is not begun for the first time is told what became of it so far."""
+        if kind != "agent.run" or (in_flight.attempt <= 1 and in_flight.lease_epoch <= 1):
+            return msgspec.Raw(payload)
+        so_far = await self._house.executions.read_resume(
+            in_flight.org_id, in_flight.request_id, prior_max_chars=PRIOR_MAX_CHARS
+        )
+        told: dict[str, msgspec.Raw] = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
+        if so_far.resume is not None:
+            told["resume"] = msgspec.Raw(so_far.resume)
+        if so_far.prior is not None:
+            told["prior"] = msgspec.Raw(so_far.prior)
+        return msgspec.Raw(msgspec.json.encode(told))
 
     async def _send(
         self, connection: Connection, in_flight: InFlight, frame: Execute, stored_refs: bytes | None

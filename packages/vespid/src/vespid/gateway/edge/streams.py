@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from vespid.bus.channels import run_channel
 from vespid.dispatch.house import House
-from vespid.domain.payload import cut
+from vespid.domain.payload import cut_event
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.inflight import InFlight
 from vespid.store.executions import Append, EventItem
@@ -63,9 +63,9 @@ class Streams:
         if not in_flight.events:
             in_flight.first_event_seq = event.seq
         in_flight.last_event_seq = event.seq
-        payload: object = msgspec.json.decode(msgspec.json.encode(event))
+        payload = msgspec.json.decode(msgspec.json.encode(event), type=dict[str, object])
         if in_flight.redactor is not None:
-            payload = in_flight.redactor.redact_json(payload)
+            payload = msgspec.convert(in_flight.redactor.redact_json(payload), dict[str, object])
         in_flight.events.append(
             EventItem(
                 "remote_event",
@@ -73,7 +73,7 @@ class Streams:
                 in_flight.node_id,
                 in_flight.node_type,
                 event.kind,
-                cut(payload, self._payload_max_chars),
+                cut_event(payload, self._payload_max_chars),
             )
         )
         self._waiting[in_flight.request_id] = (connection, in_flight)

@@ -990,8 +990,11 @@ begin
             order by e.attempt desc limit 1;
         end if;
         if prior_max_chars > 0 then
-            select jsonb_agg(t.payload order by t.seq) into prior
-            from (select v.seq, v.payload, sum(length(v.payload::text)) over (order by v.seq desc) as chars
+            -- The event within the payload; of one that was cut as a whole, what is left of it.
+            select jsonb_agg(jsonb_build_object('kind', t.message, 'level', t.level, 'message', t.payload->'message',
+                                                'payload', case when t.payload ? 'kind' then t.payload->'payload' else t.payload end)
+                             order by t.seq) into prior
+            from (select v.seq, v.message, v.level, v.payload, sum(length(v.payload::text)) over (order by v.seq desc) as chars
                   from workflow_run_events v
                   where v.run_id = asked.run_id and v.node_id = asked.node_id and v.event_type = 'remote_event'
                     and v.message in ('tool_call', 'tool_result')) t
