@@ -185,7 +185,11 @@ async def test_an_answer_larger_than_a_result_may_be_is_too_large(scene: Scene) 
 # --- tools on executors -----------------------------------------------------------------------------------------------
 
 
-async def test_a_shell_runs_on_an_executor_under_the_key_of_its_call(scene: Scene) -> None:
+async def test_a_shell_runs_on_an_executor_under_the_key_of_its_call(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its end is told, and not only found.
+    monkeypatch.setattr("vespid.dispatch.waiters.LOOK_S", 1_000.0)
     scene.model.will(shell(), Say("ran"))
     agent = await joined(scene)
     await scene.worker()
@@ -346,13 +350,21 @@ async def test_a_cancelled_run_cancels_what_its_loop_had_begun(scene: Scene) -> 
 async def test_no_secret_of_engine_or_tools_is_kept_or_told(scene: Scene, local: LocalServer) -> None:
     token = "canary-of-a-connector-91c2"
     secret = await scene.fleet.secret(scene.org, token)
-    scene.model.will(get(f"{local.url}/echo"), Say(f"the key is {CANARY}, the token {token}", pieces=9))
+    look = Tool("connector_http_request", {"method": "GET", "url": f"{local.url}/echo?{CANARY}"})
+    answer = Wait(Say(f"the key is {CANARY}, the token {token}", pieces=9))
+    scene.model.will(call_tools(look, text=f"I know {token}. "), answer)
     await scene.worker()
     run = await scene.run(tools={"allow": [HTTP], "auth": {"http": {"secretId": secret}}})
-    output = await scene.output(run)
-    assert output["text"] == "the key is ***, the token ***"
-    rows = await scene.fleet.ground.sql.fetch(
-        "select e::text as said from executions e union all select v::text from workflow_run_events v"
-        " union all select r::text from workflow_runs r"
-    )
-    assert [row["said"] for row in rows if CANARY in row["said"] or token in row["said"]] == []
+
+    async def found() -> list[str]:
+        rows = await scene.fleet.ground.sql.fetch(
+            "select e::text as said from executions e union all select v::text from workflow_run_events v"
+            " union all select r::text from workflow_runs r"
+        )
+        return [row["said"] for row in rows if CANARY in row["said"] or token in row["said"]]
+
+    await scene.is_kept(run, 2)
+    assert await found() == []
+    scene.model.go_on()
+    assert (await scene.output(run))["text"] == "the key is ***, the token ***"
+    assert await found() == []
