@@ -85,13 +85,6 @@ class Scene:
     async def held(self, run_id: str) -> "asyncpg.Record":
         return await self.fleet.ground.execution(f"{run_id}:n1:1")
 
-    async def is_kept(self, run_id: str, turns: int) -> None:
-        async def kept() -> bool:
-            progress = (await self.held(run_id))["progress"]
-            return progress is not None and msgspec.json.decode(progress).get("turns") == turns
-
-        await until(kept, f"turn {turns} is kept", 20.0)
-
 
 @pytest.fixture
 async def scene(fleet: Fleet, org: OrgId) -> AsyncIterator[Scene]:
@@ -363,7 +356,8 @@ async def test_no_secret_of_engine_or_tools_is_kept_or_told(scene: Scene, local:
         )
         return [row["said"] for row in rows if CANARY in row["said"] or token in row["said"]]
 
-    await scene.is_kept(run, 2)
+    await asyncio.wait_for(scene.model.got(2), 20)
+    assert (await scene.held(run))["progress"] is not None
     assert await found() == []
     scene.model.go_on()
     assert (await scene.output(run))["text"] == "the key is ***, the token ***"
