@@ -153,6 +153,9 @@ async def test_what_was_denied_fails_with_the_comment(scene: Scene) -> None:
     await scene.step()
     run = await scene.shown()
     assert (run["status"], run["error"], run["errorMessage"]) == ("failed", "APPROVAL_DENIED", "not today")
+    # What people decided is not what the node answered.
+    assert "output" not in run["output"]["steps"][0]
+    assert (await scene.owner.get(f"{scene.path}/runs/{run['id']}/nodes/n1/output")).status == 404
 
 
 async def test_every_decision_is_in_the_audit_log_with_its_hash(scene: Scene) -> None:
@@ -278,6 +281,17 @@ async def test_a_cancel_of_the_run_withdraws_the_question(scene: Scene) -> None:
     assert (await scene.shown())["status"] == "cancelled"
     assert (await scene.owner.get(f"{A}/{asked['id']}")).body["approval"]["status"] == "cancelled"
     assert (await decide(scene.owner, asked)).status == 409
+
+
+async def test_a_parked_loop_is_no_output_of_its_node(scene: Scene, superuser: "asyncpg.Connection") -> None:
+    await scene.ask()
+    await superuser.execute(
+        """update executions set placement = 'executor', state = 'failed', error = 'APPROVAL_REQUIRED',
+               output = '{"loop": {}}', finished_at = now()"""
+    )
+    assert "output" not in (await scene.shown())["output"]["steps"][0]
+    path = f"{scene.path}/runs/{scene.run['id']}/nodes/n1/output"
+    assert (await scene.owner.get(path)).status == 404
 
 
 async def test_who_follows_the_run_hears_of_it_at_once(

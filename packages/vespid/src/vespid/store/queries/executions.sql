@@ -49,11 +49,10 @@ select * from vespid_x_read_execution($1)
 select * from vespid_x_read_pending($1)
 
 -- name: read_outputs
--- What templates of later nodes may name: the last successful attempt of each node asked for. What people allowed is
--- nobody's output.
+-- What templates of later nodes may name: the last successful attempt of each node asked for.
 select distinct on (e.node_id) e.node_id, e.output
 from executions e
-where e.run_id = $1 and e.node_id = any ($2) and e.state = 'succeeded' and e.placement <> 'person'
+where e.run_id = $1 and e.node_id = any ($2) and e.state = 'succeeded'
 order by e.node_id, e.attempt desc
 
 -- name: live_leases
