@@ -33,6 +33,10 @@ def test_model_is_asked_with_system_prompt_history_and_message(play) -> None:
     assert [spec.name for spec in asked.tools] == ["memory_search", "connector_github_issue_create"]
 
 
+def test_model_is_given_no_system_prompt_where_there_is_none(play) -> None:
+    assert play(system="").asked.messages == (User(content="What is the plan?"),)
+
+
 def test_reply_without_calls_is_the_answer(play) -> None:
     loop = play()
     loop.reply("Rest.")
@@ -259,6 +263,13 @@ def test_tool_that_does_not_exist_is_told_with_those_that_do(play, call) -> None
 def test_refusal_is_bounded_however_many_tools_there_are(play, call) -> None:
     tools = tuple(Tool(id=f"mcp.server.tool{number}") for number in range(500))
     assert len(refusal(play(tools=tools, allow=("mcp.*",)), call("nothing"))) <= 2_000
+
+
+@pytest.mark.parametrize("text", ["\\ud800\\u0000", "\ud800\x00", "\\ud800\x00"])
+def test_arguments_with_what_no_disk_takes_are_mended(play, call, text: str) -> None:
+    loop = play()
+    loop.reply("", call(arguments=f'{{"query":"a{text}b"}}'))
+    assert loop.one(CallTool).arguments == {"query": "a\ufffd\ufffdb"}
 
 
 @pytest.mark.parametrize(
