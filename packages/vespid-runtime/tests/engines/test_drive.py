@@ -184,7 +184,7 @@ async def test_model_that_does_not_answer_is_given_up_at_its_time() -> None:
 async def test_model_that_never_stops_talking_is_given_up_at_its_time_and_not_heard_beyond_its_limit() -> None:
     async def endless() -> AsyncIterator[Piece]:
         while True:
-            yield TextDelta(text="word ")
+            yield TextDelta(text="word " * 400)
 
     heard = Heard()
     limits = {"model_timeout_ms": 60, "max_output_chars": 1_000}
@@ -194,7 +194,7 @@ async def test_model_that_never_stops_talking_is_given_up_at_its_time_and_not_he
 
 async def test_tool_that_never_ends_ends_with_the_loop() -> None:
     gate = Gate()
-    limits = {"timeout_ms": 60}
+    limits = {"timeout_ms": 1_000}
     assert await code_of(drive(ScriptedModel(say("", call())), FakeTool(work=gate), limits=limits)) == (
         Code.NODE_EXECUTION_TIMEOUT
     )
@@ -335,7 +335,7 @@ async def test_what_tools_answer_while_they_are_being_stopped_is_passed_over() -
     heard = Heard()
     model = ScriptedModel(say("", call(call_id="a"), call("stubborn", "b")))
     tools = (FakeTool(), FakeTool("stubborn", stubborn))
-    assert await code_of(drive(model, *tools, heard=heard, limits={"timeout_ms": 60})) == Code.NODE_EXECUTION_TIMEOUT
+    assert await code_of(drive(model, *tools, heard=heard, limits={"timeout_ms": 1_000})) == Code.NODE_EXECUTION_TIMEOUT
     assert [payload["callId"] for kind, payload in heard.events if kind == "tool_result"] == ["a"]
 
 

@@ -134,7 +134,7 @@ class Drive:
             elif isinstance(each, Finished | Failed | Cancelled):
                 return each
         if has_news:
-            await self._output.keep(put_away(loop, self._now_ms()))
+            await self._output.keep(put_away(loop))
         for call in calls:
             self._call(call, next(each for each in loop.open if each.id == call.call_id))
         if asks is not None:
@@ -230,9 +230,7 @@ class Drive:
         if not self._waiting or loop.state is not State.CALLING:
             return
         if {call.id for call in loop.unanswered} <= self._waiting.keys():
-            usage = loop.untold_usage
-            state = put_away(loop.all_told(), self._now_ms())
-            raise EngineParked(state, tuple(self._waiting.values()), usage)
+            raise EngineParked(put_away(loop.all_told()), tuple(self._waiting.values()), loop.untold_usage)
 
     async def _stop(self) -> None:
         """A tool has its own grace within ours (`Toolbox.call`)."""

@@ -2,8 +2,7 @@
 
 The one thing to know: what comes back is not trusted. A document that no loop of ours can have been is none, and the
 turn starts anew; the calls that are outstanding in it are looked through once more before they are made
-(`calls.look_again`). Clocks differ, so what is kept of the loop's time is how much of it was left; time in which nobody
-worked does not count.
+(`calls.look_again`). Clocks differ and no time is kept: like an attempt of a node, each try has the whole of it.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ _encode = msgspec.json.Encoder().encode
 _replace = msgspec.structs.replace
 
 
-def put_away(loop: Loop, now_ms: int) -> bytes:
+def put_away(loop: Loop) -> bytes:
     """A JSON document."""
-    return _encode(_replace(loop, deadline_ms=loop.deadline_ms - now_ms, model_deadline_ms=0))
+    return _encode(_replace(loop, deadline_ms=0, model_deadline_ms=0))
 
 
 def take_out(document: bytes, timeout_ms: int, now_ms: int) -> Loop | None:
-    """None where it is over, or is none. `timeout_ms`: of the whole loop, which it cannot have more of than that."""
+    """None where it is over, or is none. It ends `timeout_ms` from now."""
     try:
         loop = _decode(document)
     except (msgspec.DecodeError, RecursionError):
         return None
     if not _is_outstanding(loop):
         return None
-    return _replace(loop, deadline_ms=now_ms + min(loop.deadline_ms, timeout_ms))
+    return _replace(loop, deadline_ms=now_ms + timeout_ms, model_deadline_ms=0)
 
 
 def _is_outstanding(loop: Loop) -> bool:

@@ -52,7 +52,7 @@ class Call(_Part, frozen=True, kw_only=True):
 
 
 class Loop(_Part, frozen=True, kw_only=True):
-    """Times are those of the host's clock; `keeping.py` says what becomes of them on the disk."""
+    """Times are those of the host's clock, and are not kept."""
 
     state: State = State.READY
     deadline_ms: int = 0
