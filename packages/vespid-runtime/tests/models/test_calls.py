@@ -89,6 +89,7 @@ async def test_wait_that_does_not_fit_into_the_time_is_handed_to_the_caller(
         ({"Retry-After": "-1"}, None),
         ({"Retry-After": "9" * 400}, 24 * 3_600_000),
         ({"Retry-After": format_datetime(datetime(2000, 1, 1, tzinfo=UTC))}, 0),
+        ({"Retry-After": format_datetime(datetime(9999, 1, 1, tzinfo=UTC))}, 24 * 3_600_000),
         ({}, None),
     ],
 )
