@@ -47,6 +47,22 @@ class Frame(
 # --- parts ---------------------------------------------------------------------------------------------------------
 
 
+class ToolOffer(Part, frozen=True, kw_only=True):
+    """v2: a tool that the agent has of its own: `skill.<id>`, `mcp.<server>.<tool>`."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=256)]
+    description: Annotated[str, Meta(max_length=4096)] = ""
+    # JSON Schema of an object; left out where all of them together would be too much.
+    input_schema: MaybeRaw = UNSET
+
+
+class ToolProblem(Part, frozen=True, kw_only=True):
+    """v2: a skill, an MCP server or one of its tools that does not work, and why, for people."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=256)]
+    problem: Annotated[str, Meta(max_length=1024)]
+
+
 class Capabilities(Part, frozen=True, kw_only=True):
     """What an agent says it can do. None: all (kinds, connectors), or not filtered by it (engines, backends)."""
 
@@ -58,6 +74,9 @@ class Capabilities(Part, frozen=True, kw_only=True):
     engines: tuple[str, ...] | None = None
     # Sandboxes it can run shell tasks in. A node that names another one is not sent here.
     backends: tuple[str, ...] | None = None
+    # v2: what the agent has of its own beside connectors; at most `offers.TOOLS_MAX_BYTES` of them are kept.
+    tools: Annotated[tuple[ToolOffer, ...], Meta(max_length=1024)] | None = None
+    tool_problems: Annotated[tuple[ToolProblem, ...], Meta(max_length=256)] | None = None
 
     @property
     def room(self) -> int:

@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from msgspec import structs
+
 from vespid_protocol import effects as fx
 from vespid_protocol.bad_frames import BadFrames
 from vespid_protocol.codec import (
@@ -124,7 +126,7 @@ class GatewayPeer:
         server_time: Callable[[], str] = lambda: "",
     ) -> None:
         self.state = find(State.AUTHENTICATING, Event.ADMITTED).target or State.CONNECTED
-        # The first hello's, with later ones' capabilities. None: not routable yet.
+        # The latest, without its tools. None: not routable yet.
         self.hello: Hello | None = None
         # Whether v2 frames and fields may be sent.
         self.speaks_v2 = False
@@ -314,7 +316,7 @@ class GatewayPeer:
         row = find(self.state, event)
         self.state = row.target or self.state
         self.speaks_v2 = self.speaks_v2 or event is Event.HELLO_V2
-        first, self.hello = self.hello is None, frame
+        first, self.hello = self.hello is None, _kept(frame)
         return (fx.Register(frame),) if first else (fx.Update(frame),)
 
     def _received(self, frame: ExecuteReceived, now: int) -> Effects:
@@ -442,6 +444,14 @@ def close_code(effects: Effects) -> CloseCode | None:
 
 def _epoch(said: int | None, held: Held | None) -> int | None:
     return said if said is not None or held is None else held.lease_epoch
+
+
+def _kept(hello: Hello) -> Hello:
+    """What is remembered as long as the socket lives: not the tools, which are long."""
+    can = hello.capabilities
+    if can is None or (can.tools is None and can.tool_problems is None):
+        return hello
+    return structs.replace(hello, capabilities=structs.replace(can, tools=None, tool_problems=None))
 
 
 def _early(request_id: str) -> Effects:

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import pytest
 from tests.support.control import Answer, Caller, Control
 
@@ -67,6 +68,8 @@ async def test_a_pairing_token_becomes_an_agent(control: Control, owner: Caller,
         "connectors",
         "engines",
         "backends",
+        "tools",
+        "toolProblems",
         "maxInFlight",
         "inFlight",
     }
@@ -75,6 +78,28 @@ async def test_a_pairing_token_becomes_an_agent(control: Control, owner: Caller,
     assert (agent["status"], agent["lastSeenAt"]) == ("offline", None)
     assert (agent["tags"], agent["reportedTags"], agent["kinds"]) == ([], ["hint"], ["agent.execute"])
     assert (agent["connectors"], agent["engines"], agent["maxInFlight"], agent["inFlight"]) == (["github"], None, 4, 0)
+
+
+async def test_the_list_shows_an_agents_own_tools_and_what_is_wrong_with_others(
+    control: Control, owner: Caller, superuser: "asyncpg.Connection"
+) -> None:
+    agent = await paired(control, owner)
+    assert [(shown["tools"], shown["toolProblems"]) for shown in await listed(owner)] == [(None, None)]
+    tools = [
+        {"id": "skill.greet", "description": "d" * 1_000, "inputSchema": {"type": "object"}},
+        {"id": "mcp.wiki.find"},
+    ]
+    problems = [{"id": "mcp.tickets", "problem": "it did not answer"}]
+    for offered in (tools, []):
+        can = msgspec.json.encode({"tools": offered, "toolProblems": problems}).decode()
+        await superuser.execute("update executors set capabilities = $2 where id = $1", UUID(agent["agentId"]), can)
+        (shown,) = await listed(owner)
+        assert shown["tools"] == (
+            [{"id": "skill.greet", "description": "d" * 300}, {"id": "mcp.wiki.find", "description": None}]
+            if offered
+            else []
+        )
+        assert shown["toolProblems"] == problems
 
 
 async def test_a_pairing_token_is_used_once(control: Control, owner: Caller) -> None:

@@ -290,6 +290,25 @@ async def test_a_task_goes_where_its_sandbox_is(fleet: Fleet, gateway: Gateway, 
     assert kept == {bare_row.id: ["host"], none_row.id: [], boxed_row.id: ["docker"]}
 
 
+async def test_the_tools_that_an_agent_tells_of_are_kept_within_bounds(
+    fleet: Fleet, gateway: Gateway, org: OrgId
+) -> None:
+    schema = {"type": "object", "title": "x" * 1_000}
+    tool = {"id": "skill.greet", "description": "Greets.", "inputSchema": schema}
+    hostile = {"id": "skill.deep", "inputSchema": {"a": {}}}
+    for _ in range(200):
+        hostile["inputSchema"] = {"a": hostile["inputSchema"]}
+    problem = {"id": "skill.bad", "problem": "no manifest"}
+    few, many = [await fleet.ground.executor(org) for _ in range(2)]
+    await fleet.join(gateway, few, tools=[tool, hostile], toolProblems=[problem])
+    await fleet.join(gateway, many, tools=[tool | {"id": f"skill.s{n}"} for n in range(200)])
+    rows = await fleet.ground.sql.fetch("select id::text, capabilities from executors")
+    kept = {name: msgspec.json.decode(can) for name, can in rows}
+    assert kept[few.id]["tools"] == [tool, {"id": "skill.deep"}]
+    assert kept[few.id]["toolProblems"] == [problem]
+    assert [sorted(each) for each in kept[many.id]["tools"]] == [["description", "id"]] * 200
+
+
 @pytest.mark.promise("P5")
 async def test_no_organization_sees_anothers_executors(fleet: Fleet, gateway: Gateway, org: OrgId) -> None:
     stranger = await fleet.ground.executor(await fleet.ground.organization())

@@ -45,6 +45,20 @@ class Tags(msgspec.Struct, frozen=True):
     tags: Annotated[list[Tag], msgspec.Meta(max_length=50)]
 
 
+class AgentTool(msgspec.Struct, frozen=True):
+    """A tool that the agent has of its own: a skill, or one of an MCP server. The beginning of its description."""
+
+    id: str
+    description: str | None = None
+
+
+class AgentToolProblem(msgspec.Struct, frozen=True):
+    """A skill, or an MCP server, that does not work there, and why."""
+
+    id: str
+    problem: str
+
+
 class Agent(msgspec.Struct, frozen=True, rename="camel"):
     """An agent. `kinds`, `connectors` and `engines` null: all; `reportedTags` are its own words and never route."""
 
@@ -63,8 +77,15 @@ class Agent(msgspec.Struct, frozen=True, rename="camel"):
     engines: list[str] | None
     # Sandboxes that it can run shell tasks in; null: it does not say.
     backends: list[str] | None
+    # Null: it does not say.
+    tools: list[AgentTool] | None
+    tool_problems: list[AgentToolProblem] | None
     max_in_flight: int
     in_flight: int
+
+
+_tools = msgspec.json.Decoder(list[AgentTool])
+_tool_problems = msgspec.json.Decoder(list[AgentToolProblem])
 
 
 class AgentPage(msgspec.Struct, frozen=True, rename="camel"):
@@ -265,6 +286,8 @@ def _shown(agent: rows.AgentRow, now: datetime, stale_ms: int) -> Agent:
         connectors=agent.connectors,
         engines=agent.engines,
         backends=agent.backends,
+        tools=None if agent.tools is None else _tools.decode(agent.tools),
+        tool_problems=None if agent.tool_problems is None else _tool_problems.decode(agent.tool_problems),
         max_in_flight=agent.max_in_flight,
         in_flight=agent.in_flight,
     )

@@ -55,6 +55,10 @@ class AgentRow(msgspec.Struct, frozen=True):
     in_flight: int
     runtime_class: str | None = None
     region: str | None = None
+    # JSON of [{id, description}], skills and tools of MCP servers; None: it does not say.
+    tools: bytes | None = None
+    # JSON of [{id, problem}].
+    tool_problems: bytes | None = None
 
     @property
     def heard_at(self) -> datetime | None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import structlog
 
 from vespid.bus.channels import EDGES
@@ -42,6 +41,7 @@ from vespid_protocol.frames import (
 )
 from vespid_protocol.gateway_peer import Strikes
 from vespid_protocol.ids import ExecutorId, OrgId, RequestId
+from vespid_protocol.offers import fitting
 
 log = structlog.get_logger("vespid.gateway.edge.desk")
 
@@ -277,7 +277,7 @@ def _item(connection: Connection, said: Hello, *, reconciles: bool) -> HelloItem
         journal_id=said.journal_id,
         in_flight=[held for held in said.in_flight or () if not is_turn(held.request_id)] if reconciles else None,
         unacked=[request for request in said.unacked or () if not is_turn(request)],
-        capabilities={} if can is None else msgspec.to_builtins(can),
+        capabilities={} if can is None else fitting(can),
     )
 
 

@@ -1,8 +1,14 @@
 -- name: list_agents
 -- Newest first. A live connection was heard of when its edge last renewed its own lease; between connect and close
--- nothing is written to the executor's row.
+-- nothing is written to the executor's row. Of its own tools no more is read than people are shown: schemas are long.
 select x.id, x.organization_id, x.name, x.agent_version, x.tags, x.reported_tags, x.kinds, x.connectors, x.engines,
     x.backends,
+    case when jsonb_typeof(x.capabilities->'tools') = 'array' then (
+        select coalesce(jsonb_agg(jsonb_build_object('id', t->>'id', 'description', left(t->>'description', 300))), '[]')
+        from jsonb_array_elements(x.capabilities->'tools') t
+    ) end as tools,
+    case when jsonb_typeof(x.capabilities->'toolProblems') = 'array' then x.capabilities->'toolProblems' end
+        as tool_problems,
     x.max_in_flight, x.cordoned, x.draining, x.enabled, x.revoked_at, x.created_at, x.last_seen_at, x.connected_at,
     x.lost_at,
     case when x.lost_at is null then p.renewed_at end as edge_renewed_at,
