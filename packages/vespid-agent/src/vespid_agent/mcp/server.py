@@ -40,7 +40,6 @@ STEADY_S = 60.0
 RELIST_S = 1.0
 PROBLEM_MAX_CHARS = 500
 _PAGES_MAX = 64
-_GONE = "Session terminated"
 
 
 class Server:
@@ -113,8 +112,9 @@ class Server:
         return self._session
 
     def _failed(self, error: MCPError) -> ToolError:
-        if error.error.code == types.CONNECTION_CLOSED or error.error.message == _GONE:
-            # Over HTTP nothing else tells that it has forgotten us.
+        # Over HTTP nothing else tells that it has forgotten us.
+        forgotten = bool(self.config.url) and error.error.code == types.INVALID_REQUEST
+        if error.error.code == types.CONNECTION_CLOSED or forgotten:
             self._lost.set()
             self._forget()
             message = f"the server {self.config.name} was lost during the call"
