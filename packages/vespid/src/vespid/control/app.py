@@ -70,6 +70,7 @@ NOUNS = (
     "installer",
     "invitations",
     "managed_executors",
+    "mcp",
     "members",
     "memory",
     "meta",
@@ -163,6 +164,7 @@ class ControlPlane:
             gateways,
             feed,
             Housekeeping(database),
+            self.deps.mcp,
             self._http,
         )
         self._stack = Stack([service for service in own if service is not None])

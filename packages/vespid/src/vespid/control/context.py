@@ -4,6 +4,7 @@ Guards run before the body is read, so membership is checked before the body, as
 can only be had from the guard that checked the membership; a handler receives it by naming a parameter `tenant`.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,7 +14,15 @@ from litestar.handlers.base import BaseRouteHandler
 from litestar.types import Scope
 
 from vespid.control.deps import Deps
-from vespid.control.principal import Connection, Principal, authenticate, principal_of, set_principal
+from vespid.control.principal import (
+    Connection,
+    Principal,
+    authenticate,
+    principal_of,
+    require_allowed_origin,
+    set_principal,
+)
+from vespid.control.rate_limit import failures_limited, subjects_of
 from vespid.control.request_id import request_id_of
 from vespid.dispatch.audit import Origin
 from vespid.errors import ApiError, forbidden, not_found
@@ -105,7 +114,31 @@ async def org_owner(connection: Connection, _handler: BaseRouteHandler) -> None:
     await _enter_organization(connection, "owner")
 
 
+async def key_holder(connection: Connection, _handler: BaseRouteHandler) -> None:
+    """Lets an API key in, to its own organization; the path names none. What it may do there is asked per tool."""
+    deps = _deps_of(connection)
+    origin: str | None = connection.headers.get("origin")
+    if origin is not None:
+        # No browser has a business here but one of our own pages.
+        require_allowed_origin(connection, deps.settings.allowed_origins)
+    async with failures_limited(deps, "api_key", subjects_of(connection), valid_always_passes=True):
+        standing = await deps.callers.of_key(connection.headers.get("authorization"))
+    org_id = standing.principal.api_key_org_id
+    if org_id is None or standing.role is None:
+        raise RuntimeError("an API key without an organization")
+    tenant = TenantContext(_CHECKED, deps.database, org_id, standing.principal, standing.role, origin_of(connection))
+    connection.scope["state"][_TENANT] = tenant
+    set_principal(connection.scope, tenant.principal)
+
+
 ORG_GUARDS = (org_member, org_admin, org_owner)
+_ROLE_OF: Mapping[object, str] = {org_member: "member", org_admin: "admin", org_owner: "owner"}
+
+
+def role_for(handler: BaseRouteHandler) -> str:
+    """The role that a route of an organization takes, as its guard says it."""
+    (role,) = (_ROLE_OF[guard] for guard in handler.guards or () if guard in _ROLE_OF)
+    return role
 
 
 async def _enter_organization(connection: Connection, role: str) -> None:

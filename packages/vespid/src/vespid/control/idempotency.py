@@ -128,26 +128,31 @@ async def provide_once(request: Request[Any, Any, Any], deps: NamedDependency[De
     """`once`: on routes marked IDEMPOTENT."""
     tenant = tenant_of(request.scope)
     principal = tenant.principal if tenant is not None else principal_of(request.scope)
+    # The path and not its template: two workflows' runs are two routes to whoever repeats a request.
+    route = (request.scope["method"], request.scope["path"])
     key = request.headers.get(HEADER)
-    body_sha256 = hashlib.sha256(await request.body()).digest()
-    if key is None:
-        return Once(deps, _org_of(tenant), None, body_sha256)
-    if not key or len(key) > _KEY_MAX_CHARS or not key.isprintable():
+    if key is not None and (not key or len(key) > _KEY_MAX_CHARS or not key.isprintable()):
         raise bad_request(f"Idempotency-Key is 1..{_KEY_MAX_CHARS} printable characters.", field="Idempotency-Key")
-    return Once(deps, _org_of(tenant), _scope_sha256(principal, tenant, request, key), body_sha256)
+    return _once(deps, principal, _org_of(tenant), route, key, await request.body())
+
+
+def once_of_tool(deps: Deps, tenant: TenantContext, tool: str, key: str | None, arguments: bytes) -> Once:
+    """The same for a tool of `/mcp`: its name stands for the route, its arguments for the body."""
+    return _once(deps, tenant.principal, tenant.org_id, ("TOOL", tool), key, arguments)
+
+
+def _once(
+    deps: Deps, principal: Principal, org_id: OrgId | None, route: tuple[str, str], key: str | None, body: bytes
+) -> Once:
+    body_sha256 = hashlib.sha256(body).digest()
+    if key is None:
+        return Once(deps, org_id, None, body_sha256)
+    parts = (principal.api_key_id or principal.user_id, org_id or "", *route, key)
+    return Once(deps, org_id, hashlib.sha256(msgspec.json.encode(parts)).digest(), body_sha256)
 
 
 def _org_of(tenant: TenantContext | None) -> OrgId | None:
     return tenant.org_id if tenant is not None else None
-
-
-def _scope_sha256(
-    principal: Principal, tenant: TenantContext | None, request: Request[Any, Any, Any], key: str
-) -> bytes:
-    # The path and not its template: two workflows' runs are two routes to whoever repeats a request.
-    caller = principal.api_key_id or principal.user_id
-    parts = (caller, _org_of(tenant) or "", request.scope["method"], request.scope["path"], key)
-    return hashlib.sha256(msgspec.json.encode(parts)).digest()
 
 
 def _encoded(made: msgspec.Struct, status: int) -> tuple[bytes, int]:

@@ -88,6 +88,15 @@ class Callers:
             require_allowed_origin(shown.origin, self._allowed_origins)
         return await self._by_cookie(shown.cookie, org_id)
 
+    async def of_key(self, authorization: str | None) -> Standing:
+        """Whose API key this is, and what it is in its own organization. Raises ApiError 401 for anything else."""
+        if authorization is None:
+            raise unauthorized("This takes an API key: `Authorization: Bearer <key>`.")
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or f".{API_KEY_PREFIX}_" not in key:
+            raise unauthorized("The Authorization header is not an API key.")
+        return await self._by_api_key(key.strip(), None, in_own=True)
+
     async def may_stay(self, principal: Principal, org_id: OrgId) -> bool:
         """Whether somebody who was let in still belongs there. Raises what the store raises.
 
@@ -124,7 +133,7 @@ class Callers:
         principal = Principal(UserId(str(login.user_id)), login.email, "cookie", session_id=str(login.session_id))
         return Standing(principal, standing.role)
 
-    async def _by_api_key(self, key: str, org_id: OrgId | None) -> Standing:
+    async def _by_api_key(self, key: str, org_id: OrgId | None, *, in_own: bool = False) -> Standing:
         try:
             parsed = parse_token(key)
         except IdInvalid:
@@ -141,7 +150,7 @@ class Callers:
             api_key_sha256=parsed.sha256,
         )
         # A key means nothing outside its own organization.
-        return Standing(principal, found.role if parsed.subject == org_id else None)
+        return Standing(principal, found.role if in_own or parsed.subject == org_id else None)
 
 
 def require_allowed_origin(origin: str | None, allowed: Collection[str]) -> None:
