@@ -26,6 +26,7 @@ from vespid_agent.clock import MonotonicMs, epoch_ms, suspend_aware_ms
 from vespid_agent.config import AgentConfig
 from vespid_agent.drain import drain, stop_work
 from vespid_agent.engines.installed import installed_engines
+from vespid_agent.engines.programs import Programs, programs_of
 from vespid_agent.journal import Entry as JournalEntry
 from vespid_agent.journal import EntryState, Journal
 from vespid_agent.link import Link
@@ -110,7 +111,10 @@ async def run_agent(
                 base_urls = _base_urls(environment)
                 policy = ToolPolicy(config.pool, settings.managed_tools)
                 kit = Kit(policy, (ConnectorSource(connectors, http, base_urls), MemorySource()))
-                engines = Engines((*installed_engines(settings, config.pool, http), *more_engines))
+                programs = programs_of(settings, config.pool, _engines_folder(journal_path), environment, log)
+                await asyncio.to_thread(programs.recall)
+                installed = installed_engines(settings, config.pool, http)
+                engines = Engines((*installed, *programs.engines, *more_engines))
                 own = Redactor(_own_secrets(config, environment))
                 tools = NodeTools(kit, workdirs, own)
                 kinds = Kinds(
@@ -130,14 +134,17 @@ async def run_agent(
                     jitter,
                     log,
                     reread_token,
+                    programs=programs,
                 )
 
                 def offer_what_is_found() -> None:
-                    can = describe(settings, config.tags, connectors, backends.found, serving.engines.ids)
+                    offered = programs.offered(serving.engines.ids)
+                    can = describe(settings, config.tags, connectors, backends.found, offered, programs.states)
                     agent.carry(agent.peer.update(msgspec.structs.replace(agent.peer.identity, capabilities=can)))
 
                 watching = asyncio.create_task(backends.watch(offer_what_is_found), name="backends")
-                duties = [asyncio.create_task(retention.run(), name="workdirs"), watching]
+                looking = asyncio.create_task(programs.watch(offer_what_is_found), name="programs")
+                duties = [asyncio.create_task(retention.run(), name="workdirs"), watching, looking]
                 await _live(agent, duties, settings.drain_ms, stop, hurry, log)
         finally:
             await journal.stop()
@@ -162,6 +169,8 @@ def assemble(
     jitter: Callable[[], float],
     log: Logger,
     reread_token: Callable[[], str | None] = lambda: None,
+    *,
+    programs: Programs,
 ) -> Agent:
     """An agent, ready to connect."""
     identity = Identity(
@@ -169,7 +178,14 @@ def assemble(
         name=config.name or socket.gethostname() or "vespid-agent",
         instance_id=str(uuid.uuid4()),
         journal_id=journal.journal_id,
-        capabilities=describe(settings, config.tags, connectors, kinds.shell.backends.found, serving.engines.ids),
+        capabilities=describe(
+            settings,
+            config.tags,
+            connectors,
+            kinds.shell.backends.found,
+            programs.offered(serving.engines.ids),
+            programs.states,
+        ),
     )
     now, wall = monotonic_ms(), epoch_ms()
     kept = [_remembered(entry, now, wall) for entry in (*journal.unacknowledged, *journal.abandoned)]
@@ -240,6 +256,11 @@ def _remembered(entry: JournalEntry, now_ms: int, wall_ms: int) -> Entry:
         on_lost="resend" if entry.moves else None,
         changed_at=now_ms - max(wall_ms - entry.changed_ms, 0),
     )
+
+
+def _engines_folder(journal_path: Path) -> Path:
+    """Beside the journal, and like it of one executor."""
+    return journal_path.parent / journal_path.stem.replace("journal", "engines", 1)
 
 
 def _egress(settings: AgentSettings) -> EgressPolicy:

@@ -347,7 +347,7 @@ async def test_engines_failure_is_the_turns(
 
 
 async def test_unknown_engine_and_bad_config_are_said(gateway: FakeGateway, agent: InProcessAgent) -> None:
-    assert error(await Talk(gateway, engine="gateway.codex.v2").say("x")).code == "EXECUTOR_UNSUPPORTED_ENGINE"
+    assert error(await Talk(gateway, engine="another.engine.v9").say("x")).code == "EXECUTOR_UNSUPPORTED_ENGINE"
     bad = Talk(gateway, limits={"timeoutMs": -1})
     assert error(await gateway.turn_end(await bad.open())).code == "BAD_REQUEST"
 

@@ -63,6 +63,21 @@ class ToolProblem(Part, frozen=True, kw_only=True):
     problem: Annotated[str, Meta(max_length=1024)]
 
 
+class EngineState(Part, frozen=True, kw_only=True):
+    """An engine that needs a program on the agent's machine, and how that is. For people: it routes nothing."""
+
+    # As in `engines`, which lists it where it is available.
+    id: str
+    available: bool
+    version: str | None = None
+    # None: nobody knows.
+    logged_in: bool | None = None
+    # What is wrong with it, and what to do.
+    problem: str | None = None
+    # Where the program is.
+    path: str | None = None
+
+
 class Capabilities(Part, frozen=True, kw_only=True):
     """What an agent says it can do. None: all (kinds, connectors), or not filtered by it (engines, backends)."""
 
@@ -77,6 +92,7 @@ class Capabilities(Part, frozen=True, kw_only=True):
     # v2: what the agent has of its own beside connectors; at most `offers.TOOLS_MAX_BYTES` of them are kept.
     tools: Annotated[tuple[ToolOffer, ...], Meta(max_length=1024)] | None = None
     tool_problems: Annotated[tuple[ToolProblem, ...], Meta(max_length=256)] | None = None
+    engine_states: tuple[EngineState, ...] | None = None
 
     @property
     def room(self) -> int:

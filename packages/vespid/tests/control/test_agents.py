@@ -70,6 +70,7 @@ async def test_a_pairing_token_becomes_an_agent(control: Control, owner: Caller,
         "backends",
         "tools",
         "toolProblems",
+        "engineStates",
         "maxInFlight",
         "inFlight",
     }
@@ -77,6 +78,7 @@ async def test_a_pairing_token_becomes_an_agent(control: Control, owner: Caller,
     # Paired and never connected.
     assert (agent["status"], agent["lastSeenAt"]) == ("offline", None)
     assert (agent["tags"], agent["reportedTags"], agent["kinds"]) == ([], ["hint"], ["agent.execute"])
+    assert agent["engineStates"] is None
     assert (agent["connectors"], agent["engines"], agent["maxInFlight"], agent["inFlight"]) == (["github"], None, 4, 0)
 
 

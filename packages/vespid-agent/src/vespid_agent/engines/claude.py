@@ -16,7 +16,7 @@ from vespid_agent.engines.calls import Calls
 from vespid_agent.engines.environment import passed
 from vespid_agent.engines.folders import write_private
 from vespid_agent.engines.lines import JsonLines
-from vespid_agent.engines.turn import Ask, Dialect, Heard, Listener, Says
+from vespid_agent.engines.turn import Ask, Dialect, Heard, Listener, Login, Says
 from vespid_protocol.codes import Code
 from vespid_runtime.engines.engine import EngineError
 from vespid_runtime.engines.names import CLAUDE
@@ -53,6 +53,8 @@ _STOPS = {"max_tokens": "length", "refusal": "refusal"}
 class ClaudeCode(Dialect):
     id = CLAUDE
     provider = "anthropic"
+    help_arguments = ("--help",)
+    needed = ("--restricted", "--permission-prompts", "--tools", "--strict-mcp-config", "--include-partial-messages")
 
     def start(self, ask: Ask, environment: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
         servers = {SERVER: {"type": "http", "url": ask.url, "headers": {"Authorization": f"Bearer {ask.token}"}}}
@@ -77,13 +79,24 @@ class ClaudeCode(Dialect):
             arguments += ["--resume", ask.conversation.id]
         return tuple(arguments), _environment(ask, environment)
 
+    def login(self, environment: Mapping[str, str]) -> Login:
+        return Login(
+            arguments=("auth", "status"),
+            env=passed(environment, (*_ITS_OWN, *_clouds(environment))) | _QUIET,
+            known=any(environment.get(switch) for switch in _OF_CLOUDS),
+            advice="not logged in: run `claude auth login` as the agent's user, or set ANTHROPIC_API_KEY for the agent",
+        )
+
     def listener(self, calls: Calls, say: Says) -> Listener:
         return _Claude(calls, say)
 
 
+def _clouds(environment: Mapping[str, str]) -> list[str]:
+    return [name for switch, names in _OF_CLOUDS.items() if environment.get(switch) for name in names]
+
+
 def _environment(ask: Ask, environment: Mapping[str, str]) -> dict[str, str]:
-    clouds = [name for switch, names in _OF_CLOUDS.items() if environment.get(switch) for name in names]
-    env = passed(environment, (*_ITS_OWN, *clouds))
+    env = passed(environment, (*_ITS_OWN, *_clouds(environment)))
     if ask.api_key is not None:
         env = {name: value for name, value in env.items() if name not in _CREDENTIALS}
         env["ANTHROPIC_API_KEY"] = ask.api_key

@@ -21,7 +21,7 @@ from vespid_agent.engines.calls import Calls
 from vespid_agent.engines.environment import passed
 from vespid_agent.engines.folders import Folders, write_private
 from vespid_agent.engines.lines import JsonLines
-from vespid_agent.engines.turn import Ask, Dialect, Heard, Listener, Says
+from vespid_agent.engines.turn import Ask, Dialect, Heard, Listener, Login, Says
 from vespid_protocol.codes import Code
 from vespid_runtime.engines.engine import EngineError
 from vespid_runtime.engines.names import CODEX
@@ -49,6 +49,8 @@ _AUTH = "auth.json"
 class Codex(Dialect):
     id = CODEX
     provider = "openai"
+    help_arguments = ("exec", "--help")
+    needed = ("--json", "--profile", "--ignore-rules", "--ephemeral", "--skip-git-repo-check")
     counts_all = True
 
     def __init__(self, folders: Folders) -> None:
@@ -83,6 +85,17 @@ class Codex(Dialect):
             write_private(ours / "config.toml", text)
         _link(ours / _AUTH, theirs / _AUTH)
         return ours, settings
+
+    def login(self, environment: Mapping[str, str]) -> Login:
+        home, settings = self.home(environment)
+        keys = key_variables(settings)
+        named = " or ".join(keys) or KEY_VARIABLE
+        return Login(
+            arguments=("login", "status"),
+            env=passed(environment, _ITS_OWN) | {HOME_VARIABLE: str(home)},
+            known=any(environment.get(name) for name in (KEY_VARIABLE, *keys)),
+            advice=f"not logged in: run `codex login` as the agent's user, or set {named} for the agent",
+        )
 
     def listener(self, calls: Calls, say: Says) -> Listener:
         return _Codex(calls, say)

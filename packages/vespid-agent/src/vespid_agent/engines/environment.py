@@ -29,7 +29,7 @@ def passed(environment: Mapping[str, str], names: Sequence[str]) -> dict[str, st
         for name, value in environment.items()
         if name in _COMMON or any(fnmatchcase(name, pattern) for pattern in names)
     }
-    for name in _NO_PROXY:
-        hosts = [host.strip() for host in chosen.get(name, "").split(",") if host.strip()]
-        chosen[name] = ",".join(dict.fromkeys((*hosts, *_LOOPBACK)))
+    # Programs read one or the other spelling: both say the same.
+    hosts = [host.strip() for name in _NO_PROXY for host in chosen.get(name, "").split(",")]
+    chosen |= dict.fromkeys(_NO_PROXY, ",".join(dict.fromkeys(filter(None, (*hosts, *_LOOPBACK)))))
     return {name: value for name, value in chosen.items() if not name.upper().startswith("VESPID_")}

@@ -4,6 +4,7 @@
     conversations/   which conversation of a program continues which session
     turns/           one folder for each turn that runs, with what its program is given to read
     work/            working directories of turns that come without one
+    states.json      how the programs were when they were last looked at
 
 Everything here blocks on the disk: call it from a thread.
 """
@@ -15,12 +16,18 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
+
+from vespid_protocol.frames import EngineState
 
 # What was not used for so long is thrown away at the next start.
 KEPT_DAYS = 30
 # How the names of turns begin, here and in Codex's home.
 _TURN = "turn-"
+_STATES = "states.json"
 
 
 class Folders:
@@ -50,6 +57,17 @@ class Folders:
 
     def _workdir(self, owner: str) -> Path:
         return self.root / "work" / hashlib.sha256(owner.encode()).hexdigest()[:32]
+
+    def states(self) -> Sequence[EngineState]:
+        """What was kept; nothing where that cannot be read."""
+        try:
+            return msgspec.json.decode((self.root / _STATES).read_bytes(), type=list[EngineState])
+        except (OSError, msgspec.DecodeError):
+            return ()
+
+    def keep_states(self, states: Sequence[EngineState]) -> None:
+        """Raises OSError."""
+        write_private(_made(self.root) / _STATES, msgspec.json.encode(states).decode())
 
     def sweep(self) -> None:
         """Once, before the first turn: what an earlier process left, and what has been old for long."""

@@ -111,18 +111,36 @@ class Says:
             self._output.delta(taken)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """What the program is asked: status 0 says that it is. `advice`: what to do where it is not."""
+
+    arguments: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    # It is, whatever the program says: its key is in the environment.
+    known: bool = False
+    advice: str
+
+
 class Dialect(ABC):
     """One program."""
 
     # As in `names.py`.
     id: str
     provider: str
+    # What prints its help, and the options in there without which it cannot be driven.
+    help_arguments: tuple[str, ...]
+    needed: tuple[str, ...]
     # Whether `Heard.usage` counts from the beginning of the conversation.
     counts_all: bool = False
 
     @abstractmethod
     def start(self, ask: Ask, environment: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """Arguments and environment. Writes what the program is to read. Blocks on the disk."""
+
+    @abstractmethod
+    def login(self, environment: Mapping[str, str]) -> Login:
+        """How to find out whether it is logged in. Blocks on the disk. Raises EngineError."""
 
     def clean(self, ask: Ask) -> None:  # noqa: B027 - most write only into the turn's folder, which goes by itself
         """Take away what `start` wrote elsewhere. Blocks on the disk."""
@@ -135,8 +153,10 @@ class Dialect(ABC):
 class CliEngine:
     """An engine over a program. Keeps nothing between turns but which conversation continues which session."""
 
-    def __init__(self, dialect: Dialect, cli: Cli, folders: Folders) -> None:
+    def __init__(self, dialect: Dialect, cli: Cli, folders: Folders, *, lends_login: bool = True) -> None:
+        """`lends_login`: whether who brings no key is answered by what the agent's user is logged in as."""
         self.id = dialect.id
+        self._lends_login = lends_login
         self.cli = cli
         self.dialect = dialect
         self._folders = folders
@@ -146,6 +166,11 @@ class CliEngine:
         """Raises EngineError."""
         task = task_of(request)
         _check(task)
+        if not self._lends_login and request.config.engine.auth is None:
+            raise EngineError(
+                Code.LLM_AUTH_NOT_CONFIGURED,
+                "a managed agent lends its own login to nobody: give engine.auth.secretId, or use an agent of your own",
+            )
         await asyncio.to_thread(self.cli.find)
         folder = await asyncio.to_thread(self._folders.turn)
         try:

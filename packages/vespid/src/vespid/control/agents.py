@@ -59,6 +59,20 @@ class AgentToolProblem(msgspec.Struct, frozen=True):
     problem: str
 
 
+class EngineState(msgspec.Struct, frozen=True, rename="camel"):
+    """An engine that needs a program on the agent's machine, and how that is there."""
+
+    id: str
+    available: bool
+    version: str | None = None
+    # Null: the agent does not know.
+    logged_in: bool | None = None
+    # What is wrong with it, and what to do.
+    problem: str | None = None
+    # Where the program is.
+    path: str | None = None
+
+
 class Agent(msgspec.Struct, frozen=True, rename="camel"):
     """An agent. `kinds`, `connectors` and `engines` null: all; `reportedTags` are its own words and never route."""
 
@@ -80,6 +94,8 @@ class Agent(msgspec.Struct, frozen=True, rename="camel"):
     # Null: it does not say.
     tools: list[AgentTool] | None
     tool_problems: list[AgentToolProblem] | None
+    # Engines that need a program there, and how that is; null: it does not say.
+    engine_states: list[EngineState] | None
     max_in_flight: int
     in_flight: int
 
@@ -288,9 +304,18 @@ def _shown(agent: rows.AgentRow, now: datetime, stale_ms: int) -> Agent:
         backends=agent.backends,
         tools=None if agent.tools is None else _tools.decode(agent.tools),
         tool_problems=None if agent.tool_problems is None else _tool_problems.decode(agent.tool_problems),
+        engine_states=_states(agent.engine_states),
         max_in_flight=agent.max_in_flight,
         in_flight=agent.in_flight,
     )
+
+
+def _states(document: bytes | None) -> list[EngineState] | None:
+    """A hello was checked when it came; what a pairing declared was not."""
+    try:
+        return None if document is None else msgspec.json.decode(document, type=list[EngineState])
+    except msgspec.DecodeError:
+        return None
 
 
 routes = [list_agents, change_tags, cordon_agent, uncordon_agent, revoke_agent, rotate_agent_token]

@@ -53,6 +53,8 @@ class AgentRow(msgspec.Struct, frozen=True):
     edge_renewed_at: datetime | None
     # Requests that it holds.
     in_flight: int
+    # What it says of engines that need a program there: a JSON list.
+    engine_states: bytes | None = None
     runtime_class: str | None = None
     region: str | None = None
     # JSON of [{id, description}], skills and tools of MCP servers; None: it does not say.

@@ -2,7 +2,7 @@
 -- Newest first. A live connection was heard of when its edge last renewed its own lease; between connect and close
 -- nothing is written to the executor's row. Of its own tools no more is read than people are shown: schemas are long.
 select x.id, x.organization_id, x.name, x.agent_version, x.tags, x.reported_tags, x.kinds, x.connectors, x.engines,
-    x.backends,
+    x.backends, x.capabilities->'engineStates' as engine_states,
     case when jsonb_typeof(x.capabilities->'tools') = 'array' then (
         select coalesce(jsonb_agg(jsonb_build_object('id', t->>'id', 'description', left(t->>'description', 300))), '[]')
         from jsonb_array_elements(x.capabilities->'tools') t
