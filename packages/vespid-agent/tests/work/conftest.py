@@ -52,6 +52,10 @@ class Desk:
         async with asyncio.timeout(20), self._came:
             await self._came.wait_for(lambda: {*paths} <= {*self.calls} | {f"left {path}" for path in self.left})
 
+    async def until_called(self, path: str, times: int) -> None:
+        async with asyncio.timeout(20), self._came:
+            await self._came.wait_for(lambda: self.calls.count(path) >= times)
+
     async def _answer(self, request: web.Request) -> web.Response:
         async with self._came:
             self.calls.append(request.path)

@@ -107,7 +107,8 @@ class AgentProcess:
         self.log = home / "agent.log"
         self.config = home / "agent.json"
         self.journal = home / f"journal-{EXECUTOR_ID}.sqlite"
-        self._environment = environment or {}
+        # Of its next start.
+        self.environment = dict(environment or {})
         self._module = "vespid_agent.testing.scripted_agent" if scripted else "vespid_agent"
         self._process: asyncio.subprocess.Process | None = None
 
@@ -123,7 +124,7 @@ class AgentProcess:
             **os.environ,
             "VESPID_AGENT_WORKDIR_ROOT": str(self.home / "work"),
             "VESPID_AGENT_LOG_LEVEL": "debug",
-            **self._environment,
+            **self.environment,
         }
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
