@@ -88,6 +88,37 @@ async def test_restart_knows_what_was_started_and_what_was_not_acknowledged(jour
     await again.stop()
 
 
+async def test_what_is_kept_of_running_work_is_there_until_it_ends(journal: Journal) -> None:
+    await begin(journal, "ended")
+    await journal.keep("ended", b'{"loop":1}')
+    await finish(journal, "ended")
+    await begin(journal, "too large")
+    await journal.keep("too large", b'{"loop":1}')
+    await journal.keep("too large", None)
+    await begin(journal, "left")
+    await journal.keep("left", b'{"loop":1}')
+    await journal.keep("left", b'{"loop":2}')
+    again = await reopened(journal)
+    assert {entry.request_id: entry.kept for entry in again.leftovers} == {"left": b'{"loop":2}', "too large": None}
+    await again.start()
+    entry = await again.read("ended")
+    assert entry is not None
+    assert entry.kept is None
+    await again.stop()
+
+
+async def test_file_of_an_earlier_version_is_taken_over(journal: Journal) -> None:
+    await begin(journal, "left")
+    await journal.stop()
+    with sqlite3.connect(journal.path) as file:
+        file.execute("alter table entries drop column kept")
+    again = Journal.open(journal.path, "executor")
+    assert [(entry.request_id, entry.kept) for entry in again.leftovers] == [("left", None)]
+    await again.start()
+    await again.keep("left", b"{}")
+    await again.stop()
+
+
 async def test_operations_of_one_loop_turn_share_a_commit(journal: Journal) -> None:
     before = journal.commits
     outcomes = await asyncio.gather(*(begin(journal, f"r{n}") for n in range(100)))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import openai  # noqa: F401  (seconds that the first node would take otherwise)
 import pytest
 from aiohttp import web
 from tests.support.model_server import ModelServer, Tool
