@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -110,7 +111,7 @@ async def test_what_is_kept_of_running_work_is_there_until_it_ends(journal: Jour
 async def test_file_of_an_earlier_version_is_taken_over(journal: Journal) -> None:
     await begin(journal, "left")
     await journal.stop()
-    with sqlite3.connect(journal.path) as file:
+    with contextlib.closing(sqlite3.connect(journal.path)) as file:
         file.execute("alter table entries drop column kept")
     again = Journal.open(journal.path, "executor")
     assert [(entry.request_id, entry.kept) for entry in again.leftovers] == [("left", None)]

@@ -122,7 +122,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting(
             "VESPID_AGENT_MANAGED_TOOLS",
-            "Tools that sessions may use on a managed agent beside `memory.*`: ids and globs. No effect on others.",
+            "Tools that models may use on a managed agent beside `memory.*`: ids and globs. No effect on others.",
         ),
     ] = ()
     memory_root: Annotated[
