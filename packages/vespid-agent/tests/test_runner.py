@@ -202,7 +202,7 @@ async def test_shell_gets_no_secret_unless_the_organization_allows(gateway: Fake
         ("agent.execute", {"node": {"id": "n", "config": {"task": {"type": "python"}}}}, "INVALID_EXECUTE_PAYLOAD"),
         ("agent.execute", shell("true", backend="docker"), "SANDBOX_UNAVAILABLE:docker"),
         ("agent.execute", shell("true", network="none"), "HOST_NETWORK_MODE_UNSUPPORTED"),
-        ("agent.run", {"node": {"id": "n", "config": {}}}, "EXECUTOR_UNSUPPORTED_ENGINE"),
+        ("agent.run", {"node": {"id": "n", "config": {"engine": {"id": "no.such.v1"}}}}, "EXECUTOR_UNSUPPORTED_ENGINE"),
         ("connector.action", {"connectorId": "http"}, "INVALID_ACTION_PAYLOAD"),
         ("connector.action", action("nosuch", "x", {}), "ACTION_NOT_SUPPORTED:nosuch:x"),
         ("agent.dance", {}, "INVALID_EXECUTE_PAYLOAD"),

@@ -50,7 +50,7 @@ from vespid_agent.tools.memory import MemorySource
 from vespid_agent.work.action import ActionWork
 from vespid_agent.work.agent_run import AgentWork
 from vespid_agent.work.execute import ShellWork
-from vespid_agent.work.node_tools import NodeTools
+from vespid_agent.work.host_tools import HostTools
 from vespid_agent.work.passthrough import Passthrough, allowed, looks_secret
 from vespid_agent.work.tool_call import ToolWork
 from vespid_protocol import journal as states
@@ -116,7 +116,7 @@ async def run_agent(
                 installed = installed_engines(settings, config.pool, http)
                 engines = Engines((*installed, *programs.engines, *more_engines))
                 own = Redactor(_own_secrets(config, environment))
-                tools = NodeTools(kit, workdirs, own)
+                tools = HostTools(kit, workdirs, own)
                 kinds = Kinds(
                     shell, ActionWork(connectors, http, base_urls), AgentWork(engines, tools), ToolWork(tools)
                 )

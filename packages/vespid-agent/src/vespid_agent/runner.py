@@ -198,7 +198,7 @@ class Runner:
                 return lambda job: self._kinds.action.run(call, job)
             if order.kind == agent_run.KIND:
                 prompt = agent_run.parse(order)
-                return self._kinds.agent.instant(prompt) or (lambda job: self._kinds.agent.run(prompt, job))
+                return self._kinds.agent.instant(prompt, order) or (lambda job: self._kinds.agent.run(prompt, job))
         except WorkFailed as failed:
             return Outcome.failure(failed.code, failed.message, failed.output)
         return Outcome.failure(Code.INVALID_EXECUTE_PAYLOAD, f"this agent does not know the kind {order.kind[:64]}")

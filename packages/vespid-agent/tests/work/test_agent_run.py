@@ -50,8 +50,8 @@ async def test_model_answers_with_the_agents_own_key(
     (asked,) = model.requests
     assert asked.key == OWN_KEY
     assert [(each["role"], each["content"]) for each in asked.body["messages"]] == [
-        ("system", "Be brief."),
-        ("user", "Look.\n\n#4"),
+        ("system", "Be brief.\n\nLook."),
+        ("user", "#4"),
     ]
     streamed = events(await gateway.link(), request)
     assert {kind for kind, _ in streamed} == {"text_delta"}

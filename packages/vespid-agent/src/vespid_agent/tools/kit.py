@@ -15,8 +15,6 @@ from vespid_protocol.codes import Code
 from vespid_runtime.tools.tool import Tool, ToolError, ToolUse
 from vespid_runtime.tools.toolbox import Toolbox
 
-SHELL = "shell.run"
-
 
 class Kit:
     """Of one agent."""
@@ -38,34 +36,24 @@ class Kit:
         for source in self._sources:
             for tool in source.tools(scope):
                 if not self._policy.lets(tool.id):
-                    yield _Denied(
-                        tool.id, tool.description, tool.input_schema, Code.TOOL_NOT_ALLOWED, "not on this agent"
-                    )
-                elif tool.id == SHELL and not scope.may_run_shell:
-                    yield _Denied(
-                        tool.id,
-                        tool.description,
-                        tool.input_schema,
-                        Code.TOOL_POLICY_DENIED,
-                        "the organization's settings do not let models run shell commands (tools.shellRunEnabled)",
-                    )
+                    yield _Denied(tool.id, tool.description, tool.input_schema)
                 else:
                     yield tool
 
 
 @dataclass(frozen=True, slots=True)
 class _Denied:
-    """A tool that answers every call with why it is not carried out."""
+    """A tool beyond the ceiling."""
 
     id: str
     description: str
     input_schema: dict[str, object]
-    code: Code
-    reason: str
 
     @property
     def secrets(self) -> tuple[str, ...]:
         return ()
 
     async def call(self, arguments: dict[str, object], use: ToolUse) -> object:
-        raise ToolError(f"{self.code}:{self.id}", self.reason)
+        raise ToolError(
+            f"{Code.TOOL_NOT_ALLOWED}:{self.id}", "this agent is for others too, and does not let it be called"
+        )

@@ -14,7 +14,6 @@ import msgspec
 from vespid_agent.result import LOOP
 from vespid_agent.work.job import Job
 from vespid_protocol.frames import Level
-from vespid_runtime.models.types import Usage
 
 TEXT_DELTA = "text_delta"
 JOIN_S = 0.05
@@ -26,10 +25,8 @@ KEPT_MAX_BYTES = 2 * 1024 * 1024
 class AgentStream:
     """The output of one node; `TurnOutput` for its engine. `job` knows by now every secret that may be said."""
 
-    def __init__(self, job: Job, resumed: bytes | None) -> None:
-        """`resumed`: what the engine goes on from."""
+    def __init__(self, job: Job) -> None:
         self._job = job
-        self._before = usage_of(resumed)
         self._redacted = job.redactor.stream()
         self._text: list[str] = []
         self._waiting = 0
@@ -49,16 +46,8 @@ class AgentStream:
         self._job.emit(kind, level, None if message is None else redactor.redact(message), told)
 
     async def keep(self, state: bytes) -> None:
-        output = self._job.redactor.redact_raw(msgspec.json.encode(self.put_away(state)))
+        output = self._job.redactor.redact_raw(msgspec.json.encode({LOOP: msgspec.Raw(state)}))
         await self._job.keep(output if len(output) <= KEPT_MAX_BYTES else None)
-
-    def put_away(self, state: bytes) -> dict[str, object]:
-        """What a failure says that the next attempt can go on from."""
-        output: dict[str, object] = {LOOP: msgspec.Raw(state)}
-        used = usage_of(state)
-        if used is not None:
-            output["usage"] = msgspec.to_builtins(_since(used, self._before))
-        return output
 
     def close(self) -> None:
         """The engine has ended; nothing more is said."""
@@ -85,33 +74,3 @@ class AgentStream:
         self._text, self._waiting = [], 0
         for start in range(0, len(text), JOIN_CHARS):
             self._job.emit(TEXT_DELTA, "info", None, {"text": text[start : start + JOIN_CHARS]})
-
-
-class _Kept(msgspec.Struct, frozen=True):
-    """Of what an engine keeps, the part that anybody understands."""
-
-    usage: Usage | None = None
-
-
-_decoder = msgspec.json.Decoder(_Kept)
-
-
-def usage_of(state: bytes | None) -> Usage | None:
-    """What the model took until then, as far as the engine kept that."""
-    if state is None:
-        return None
-    try:
-        return _decoder.decode(state).usage
-    except msgspec.DecodeError:
-        return None
-
-
-def _since(used: Usage, before: Usage | None) -> Usage:
-    """Of this attempt alone: what an earlier one took was told by it."""
-    if before is None:
-        return used
-    return Usage(
-        input_tokens=max(used.input_tokens - before.input_tokens, 0),
-        output_tokens=max(used.output_tokens - before.output_tokens, 0),
-        total_tokens=max(used.total_tokens - before.total_tokens, 0),
-    )

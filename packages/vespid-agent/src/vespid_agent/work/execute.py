@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -99,7 +100,7 @@ class ShellWork:
             backend = self.shells.pick(payload.node.config.sandbox.backend)
             with self.shells.workdirs.use(run_id):
                 task = await self._task(payload, job, run_id, backend)
-                result = await self.shells.run(backend, task, job.emit, lambda text: job.mark("task", text))
+                result = await self.shells.run(backend, task, job.emit, partial(job.mark, "task"))
         except QuotaExceeded as error:
             output = msgspec.UNSET if error.result is None else ShellAnswer.of(backend.name, error.result)
             raise WorkFailed(error.code, error.message, output) from None

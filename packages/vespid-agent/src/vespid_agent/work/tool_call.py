@@ -10,10 +10,11 @@ from typing import Literal
 
 import msgspec
 
+from vespid_agent.work.host_tools import HostTools, OrganizationSettings
 from vespid_agent.work.job import Job, Outcome, WorkFailed, idempotency_key
-from vespid_agent.work.node_tools import NodeTools, Part, ToolsConfig, ToolsPayload
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import Execute, Level
+from vespid_runtime.engines.node import NodeTools
 from vespid_runtime.loop.names import is_allowed
 from vespid_runtime.loop.schema import BadSchema, problems
 from vespid_runtime.tools.tool import ToolUse
@@ -22,45 +23,51 @@ from vespid_runtime.tools.toolbox import ToolAnswer, Toolbox
 TYPE = "tool"
 
 
-class _Task(Part, frozen=True):
+class _Part(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
+    pass
+
+
+class _Task(_Part, frozen=True):
     type: Literal["tool"]
     tool: str
     arguments: dict[str, object] = msgspec.field(default_factory=dict)
     # Its place among the calls of its loop.
     n: int = 0
-    # Under which it is done for the outside world. None: under the request's own.
-    key: str | None = None
 
 
-class _Config(Part, frozen=True):
+class _Config(_Part, frozen=True):
     task: _Task
-    tools: ToolsConfig = ToolsConfig()
+    tools: NodeTools = NodeTools()
 
 
-class _Node(Part, frozen=True):
+class _Node(_Part, frozen=True):
     id: str
     config: _Config
 
 
-class Payload(ToolsPayload, frozen=True, kw_only=True):
+class Payload(_Part, frozen=True):
     """What `execute.payload` holds for such a task."""
 
     node: _Node
+    run_id: str = ""
+    effective_tools_allow: tuple[str, ...] = ()
+    organization_settings: OrganizationSettings = OrganizationSettings()
+    env: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class _TypedTask(Part, frozen=True):
+class _TypedTask(_Part, frozen=True):
     type: object = None
 
 
-class _TypedConfig(Part, frozen=True):
+class _TypedConfig(_Part, frozen=True):
     task: _TypedTask | None = None
 
 
-class _TypedNode(Part, frozen=True):
+class _TypedNode(_Part, frozen=True):
     config: _TypedConfig | None = None
 
 
-class _Typed(Part, frozen=True):
+class _Typed(_Part, frozen=True):
     node: _TypedNode | None = None
 
 
@@ -89,25 +96,31 @@ def parse(order: Execute) -> Payload:
 class ToolWork:
     """Calls one tool."""
 
-    def __init__(self, tools: NodeTools) -> None:
+    def __init__(self, tools: HostTools) -> None:
         self._tools = tools
 
     async def run(self, payload: Payload, job: Job) -> Outcome:
         """`{tool, content, isError}`. Raises WorkFailed."""
-        task, config = payload.node.config.task, payload.node.config.tools
+        task, run_id = payload.node.config.task, payload.run_id or job.order.request_id.partition(":")[0]
 
         def emit(kind: str, level: Level, message: str | None, told: object) -> None:
             redactor = job.redactor
             masked = None if told is None else msgspec.Raw(redactor.redact_raw(msgspec.json.encode(told)))
             job.emit(kind, level, None if message is None else redactor.redact(message), masked)
 
-        with self._tools.workdirs.use(payload.run(job)):
-            scope = await self._tools.scope(payload, config, payload.node.id, job, emit)
-            tools = self._tools.toolbox(scope, job)
-            refused = _refusal(tools, self._tools.allow(payload, config), task)
-            use = ToolUse(
-                n=task.n, key=task.key or idempotency_key(job.order.request_id), timeout_ms=max(job.remaining_ms, 1)
+        with self._tools.workdirs.use(run_id):
+            scope = await self._tools.scope(
+                job,
+                emit,
+                run_id=run_id,
+                node_id=payload.node.id,
+                settings=payload.organization_settings,
+                auth=payload.node.config.tools.auth,
+                env=payload.env,
             )
+            tools = self._tools.toolbox(scope, job)
+            refused = _refusal(tools, self._tools.kit.narrow(payload.effective_tools_allow), task)
+            use = ToolUse(n=task.n, key=idempotency_key(job.order.request_id), timeout_ms=max(job.remaining_ms, 1))
             answer = refused or await tools.call(task.tool, task.arguments, use)
         return Outcome.of({"tool": task.tool, "content": answer.content, "isError": answer.is_error})
 

@@ -21,11 +21,17 @@ class EchoEngine:
     id = ECHO
 
     async def turn(self, request: TurnRequest, output: TurnOutput) -> TurnAnswer:
-        text = request.message[: request.config.limits.max_output_chars]
-        for word in _WORDS.findall(text):
+        said = echo(request)
+        for word in _WORDS.findall(said.content):
             output.delta(word)
             await asyncio.sleep(0)
-        return TurnAnswer(text, value=_decoded(text) if request.output.mode == "json" else msgspec.UNSET)
+        return said
+
+
+def echo(request: TurnRequest) -> TurnAnswer:
+    """What it answers. Raises EngineError."""
+    text = request.message[: request.config.limits.max_output_chars]
+    return TurnAnswer(text, value=_decoded(text) if request.output.mode == "json" else msgspec.UNSET)
 
 
 def _decoded(text: str) -> object:

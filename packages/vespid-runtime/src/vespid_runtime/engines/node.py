@@ -45,8 +45,9 @@ class ToolAuth(_Part, frozen=True, kw_only=True):
 
 
 class NodeTools(_Part, frozen=True, kw_only=True):
-    """Which of them may be used is in the payload's `effectiveToolsAllow`."""
+    """The payload's `effectiveToolsAllow` has the last word on `allow`."""
 
+    allow: tuple[str, ...] = ()
     # By connector: the secret that its actions are given.
     auth: dict[str, ToolAuth] = {}
     # By tool id or glob.
@@ -73,7 +74,8 @@ class NodePayload(_Part, frozen=True, kw_only=True):
     run_id: str = ""
     workflow_id: str = ""
     attempt_count: int = 1
-    effective_tools_allow: tuple[str, ...] = ()
+    # None: whoever made it knows of nothing that narrows what the node allows.
+    effective_tools_allow: tuple[str, ...] | None = None
     # GITHUB_API_BASE_URL and the like.
     env: dict[str, str] = {}
     # From where to go on: what an earlier attempt kept last, or was parked with.
@@ -82,6 +84,12 @@ class NodePayload(_Part, frozen=True, kw_only=True):
     prior: tuple[ToolEvent, ...] = ()
     # What people have decided so far.
     approvals: tuple[ApprovalDecided, ...] = ()
+
+    @property
+    def tools_allow(self) -> tuple[str, ...]:
+        """What the model may call."""
+        effective = self.effective_tools_allow
+        return self.node.config.tools.allow if effective is None else effective
 
 
 _decode = msgspec.json.Decoder(NodePayload).decode
@@ -125,7 +133,7 @@ def turn_of(
                 auth=None if api_key is None else Auth(kind="api_key", api_key=api_key),
             ),
             prompt=Prompt(system=prompt.system),
-            tools_allow=payload.effective_tools_allow,
+            tools_allow=payload.tools_allow,
             limits=msgspec.structs.replace(limits, timeout_ms=max(1, min(limits.timeout_ms or timeout_ms, timeout_ms))),
         ),
         idempotency_key=f"{payload.run_id or request_id.partition(':')[0]}:{payload.node.id}",

@@ -87,7 +87,7 @@ class ToolSource:
         self._operator_base_urls = operator_base_urls
 
     async def toolbox(self, payload: NodePayload, work: CloudWork, secrets: RequestSecrets, turn: KeptTurn) -> Toolbox:
-        allow = payload.effective_tools_allow
+        allow = payload.tools_allow
         auth = {
             connector: secrets.named[named.secret_id].reveal()
             for connector, named in payload.node.config.tools.auth.items()
@@ -116,7 +116,7 @@ class ToolSource:
             selector=selector_of(where.node.config.execution),
             schedule=schedule_of(where.node.config.execution),
         )
-        allow = payload.effective_tools_allow
+        allow = payload.tools_allow
         tools: list[Tool] = [_Shell(site)] if is_allowed(SHELL_TOOL, allow) else []
         selector = site.selector
         reported = await reported_tools(
