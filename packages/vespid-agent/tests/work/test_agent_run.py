@@ -50,8 +50,8 @@ async def test_model_answers_with_the_agents_own_key(
     (asked,) = model.requests
     assert asked.key == OWN_KEY
     assert [(each["role"], each["content"]) for each in asked.body["messages"]] == [
-        ("system", "Be brief.\n\nLook."),
-        ("user", "#4"),
+        ("system", "Be brief."),
+        ("user", "Look.\n\n#4"),
     ]
     streamed = events(await gateway.link(), request)
     assert {kind for kind, _ in streamed} == {"text_delta"}
@@ -178,9 +178,9 @@ async def test_payload_of_a_bad_shape_is_refused_by_its_field(
 async def test_engine_that_is_not_here_is_named_with_those_that_are(
     gateway: FakeGateway, agent: InProcessAgent
 ) -> None:
-    result = await gateway.run("agent.run", prompt("Go.", config={"engine": {"id": "codex.sdk.v1"}}))
+    result = await gateway.run("agent.run", prompt("Go.", config={"engine": {"id": "acme.engine.v1"}}))
     assert result.error == "EXECUTOR_UNSUPPORTED_ENGINE"
-    assert "codex.sdk.v1" in str(result.error_message)
+    assert "acme.engine.v1" in str(result.error_message)
     assert "vespid.loop.v1, vespid.echo.v1" in str(result.error_message)
 
 
