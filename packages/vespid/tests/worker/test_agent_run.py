@@ -175,6 +175,27 @@ async def test_an_answer_larger_than_a_result_may_be_is_too_large(scene: Scene) 
     assert (row["state"], row["error"]) == ("failed", "RESULT_TOO_LARGE")
 
 
+async def test_a_call_that_people_have_to_allow_is_not_made_and_the_loop_is_put_away(
+    scene: Scene, local: LocalServer
+) -> None:
+    scene.model.will(get(f"{local.url}/echo"))
+    await scene.worker()
+    rule = {"by": "owner", "timeoutMs": 60_000}
+    run = await scene.run(tools={"allow": [HTTP], "approval": {"connector.*": rule}})
+
+    async def put_away() -> Any:
+        row = await scene.fleet.ground.sql.fetchrow(
+            "select output from executions where run_id = $1 and error = 'APPROVAL_REQUIRED'", UUID(run)
+        )
+        return None if row is None else msgspec.json.decode(row["output"])
+
+    output = await until(put_away, "the loop is put away", 20.0)
+    (asked,) = output["approvals"]
+    assert (asked["n"], asked["tool"], asked["arguments"]["method"], asked["by"]) == (0, HTTP, "GET", "owner")
+    assert (output["loop"]["turns"], output["usage"]["totalTokens"], output["model"]) == (1, 18, "m")
+    assert local.calls == 0
+
+
 # --- tools on executors -----------------------------------------------------------------------------------------------
 
 

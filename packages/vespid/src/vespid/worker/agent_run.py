@@ -23,8 +23,9 @@ from vespid_runtime.engines.echo import EchoEngine
 from vespid_runtime.engines.engine import Engine, EngineError, EngineParked
 from vespid_runtime.engines.loop import LoopEngine
 from vespid_runtime.engines.names import ECHO, LOOP
-from vespid_runtime.engines.node import NodePayload, node_output, read_payload, turn_of
+from vespid_runtime.engines.node import NodePayload, node_output, read_payload, turn_of, usage_since
 from vespid_runtime.loop.task import LoopLimits
+from vespid_runtime.models.types import Usage
 from vespid_runtime.redaction import Redactor
 
 KIND = "agent.run"
@@ -107,11 +108,11 @@ class AgentRuns:
             answer = await engine.turn(request, turn)
         except EngineParked as parked:
             asked = msgspec.to_builtins(parked.asked)
-            return Outcome(
-                {"loop": msgspec.json.decode(parked.state), "approvals": asked}, Code.APPROVAL_REQUIRED, str(parked)
-            )
+            used = _spent(payload, usage_since(request.resume, parked.state))
+            output = {"loop": msgspec.json.decode(parked.state), "approvals": asked, **used}
+            return Outcome(output, Code.APPROVAL_REQUIRED, str(parked))
         except EngineError as failed:
-            return Outcome(_spent(payload, failed), failed.code, failed.message)
+            return Outcome(_spent(payload, failed.usage) or None, failed.code, failed.message)
         return Outcome(node_output(engine.id, request, answer))
 
     async def _resume(self, work: CloudWork) -> str | None:
@@ -122,10 +123,10 @@ class AgentRuns:
         return (await self._house.executions.read_resume(org_id, RequestId(work.request_id))).resume
 
 
-def _spent(payload: NodePayload, failed: EngineError) -> object:
+def _spent(payload: NodePayload, usage: Usage | None) -> dict[str, object]:
     """What the model took all the same."""
-    if failed.usage is None:
-        return None
+    if usage is None:
+        return {}
     engine = payload.node.config.engine
     named = {"provider": engine.provider, "model": engine.model}
-    return {"usage": msgspec.to_builtins(failed.usage), **{key: name for key, name in named.items() if name}}
+    return {"usage": msgspec.to_builtins(usage), **{key: name for key, name in named.items() if name}}
