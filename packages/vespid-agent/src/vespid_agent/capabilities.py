@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from vespid_agent.settings import AgentSettings
 from vespid_agent.work import action, agent_run, execute
-from vespid_protocol.frames import Capabilities, EngineState
+from vespid_protocol.frames import Capabilities, EngineState, ToolOffer, ToolProblem
 from vespid_runtime.connectors import Registry, registry
 from vespid_runtime.engines.names import ECHO, LOOP
 
@@ -22,9 +22,11 @@ def describe(
     backends: Iterable[str] | None = None,
     engines: Iterable[str] = OWN_ENGINES,
     engine_states: Iterable[EngineState] | None = None,
+    tools: tuple[ToolOffer, ...] | None = None,
+    tool_problems: tuple[ToolProblem, ...] | None = None,
 ) -> Capabilities:
-    """`connectors`: the registry in use, loaded here where there is none yet. `backends` and
-    `engine_states`: None while not known."""
+    """`connectors`: the registry in use, loaded here where there is none yet. `backends`, `engine_states` and `tools`:
+    None while not known."""
     loaded = connectors if connectors is not None else registry()
     return Capabilities(
         kinds=KINDS,
@@ -34,4 +36,6 @@ def describe(
         engines=tuple(engines),
         engine_states=None if engine_states is None else tuple(engine_states),
         backends=None if backends is None else tuple(backends),
+        tools=tools,
+        tool_problems=tool_problems,
     )

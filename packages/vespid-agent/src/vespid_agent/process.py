@@ -47,6 +47,7 @@ from vespid_agent.settings import AgentSettings
 from vespid_agent.tools.connector import ConnectorSource
 from vespid_agent.tools.kit import Kit
 from vespid_agent.tools.memory import MemorySource
+from vespid_agent.tools.own import OwnTools
 from vespid_agent.work.action import ActionWork
 from vespid_agent.work.agent_run import AgentWork
 from vespid_agent.work.execute import ShellWork
@@ -110,7 +111,11 @@ async def run_agent(
                 shell = ShellWork(settings, backends, passthrough, workdirs)
                 base_urls = _base_urls(environment)
                 policy = ToolPolicy(config.pool, settings.managed_tools)
-                kit = Kit(policy, (ConnectorSource(connectors, http, base_urls), MemorySource()))
+                tls = tls_context(settings.tls_ca_file)
+                own_tools = OwnTools(settings, shell.shells, passthrough, environment, tls, policy.narrow, log)
+                held.push_async_callback(own_tools.stop)
+                await own_tools.start()
+                kit = Kit(policy, (ConnectorSource(connectors, http, base_urls), MemorySource(), *own_tools.sources))
                 programs = programs_of(settings, config.pool, _engines_folder(journal_path), environment, log)
                 await asyncio.to_thread(programs.recall)
                 installed = installed_engines(settings, config.pool, http)
@@ -138,13 +143,25 @@ async def run_agent(
                 )
 
                 def offer_what_is_found() -> None:
-                    offered = programs.offered(serving.engines.ids)
-                    can = describe(settings, config.tags, connectors, backends.found, offered, programs.states)
+                    can = describe(
+                        settings,
+                        config.tags,
+                        connectors,
+                        backends.found,
+                        programs.offered(serving.engines.ids),
+                        programs.states,
+                        own_tools.offers,
+                        own_tools.problems,
+                    )
                     agent.carry(agent.peer.update(msgspec.structs.replace(agent.peer.identity, capabilities=can)))
 
-                watching = asyncio.create_task(backends.watch(offer_what_is_found), name="backends")
-                looking = asyncio.create_task(programs.watch(offer_what_is_found), name="programs")
-                duties = [asyncio.create_task(retention.run(), name="workdirs"), watching, looking]
+                offer_what_is_found()
+                duties = [
+                    asyncio.create_task(retention.run(), name="workdirs"),
+                    asyncio.create_task(backends.watch(offer_what_is_found), name="backends"),
+                    asyncio.create_task(programs.watch(offer_what_is_found), name="programs"),
+                    asyncio.create_task(own_tools.watch(offer_what_is_found), name="tools"),
+                ]
                 await _live(agent, duties, settings.drain_ms, stop, hurry, log)
         finally:
             await journal.stop()

@@ -129,8 +129,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         Setting("SESSION_MEMORY_ROOT", "Where sessions' memory is kept. Unset: `memory` beside the config."),
     ] = None
-    skills_dir: Annotated[Path, Setting("VESPID_AGENT_SKILLS_DIR", "Folder of local skills.")] = Path(
-        "~/.vespid/skills"
+    skills_dir: Annotated[Path, Setting("VESPID_AGENT_SKILLS_DIR", "Folder of local skills (`docs/skills.md`).")] = (
+        Path("~/.vespid/skills")
     )
     claude_code_path: Annotated[
         Path | None, Setting("VESPID_CLAUDE_CODE_PATH", "The Claude Code executable, when it is not in PATH.")
@@ -138,7 +138,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     codex_path: Annotated[
         Path | None, Setting("VESPID_CODEX_PATH", "The Codex executable, when it is not in PATH.")
     ] = None
-    mcp_config: Annotated[Path | None, Setting("VESPID_AGENT_MCP_CONFIG", "Reserved; no effect today.")] = None
+    mcp_config: Annotated[
+        Path | None, Setting("VESPID_AGENT_MCP_CONFIG", "JSON file that names MCP servers (`docs/mcp.md`).")
+    ] = None
     openai_api_key: Annotated[str, Setting("OPENAI_API_KEY", "The agent's own key for `openai`.", secret=True)] = ""
     openai_base_url: Annotated[
         str, Setting("OPENAI_BASE_URL", "Where `openai` is called, instead of its own address.")
