@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,11 +13,14 @@ import msgspec
 import pytest
 
 from vespid_agent.settings import AgentSettings
-from vespid_agent.testing.fake_gateway import FakeGateway
+from vespid_agent.testing.fake_gateway import RUN_ID, FakeGateway
+from vespid_agent.testing.payloads import decoded
 from vespid_agent.testing.running import AgentProcess, InProcessAgent
 from vespid_agent.tools import own
 from vespid_protocol import codec
-from vespid_protocol.frames import Capabilities
+from vespid_protocol.frames import Capabilities, ExecuteEvent
+
+from .sandbox.conftest import processes_saying
 
 CANARY = "canary-of-the-server"
 SERVER = Path(__file__).parents[3] / "tests" / "support" / "mcp_server.py"
@@ -61,6 +66,14 @@ async def agent(gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.Monkey
     running = InProcessAgent(gateway, tmp_path, AgentSettings(drain_ms=0, skills_dir=tmp_path / "skills"))
     yield running
     await running.stop()
+
+
+def tool_task(tool: str, **arguments: object) -> dict[str, object]:
+    """`agent.execute` of one tool, as a loop elsewhere asks for it."""
+    config = {"task": {"type": "tool", "tool": tool, "arguments": arguments}, "tools": {"allow": [tool]}}
+    node = {"id": "n", "type": "agent.execute", "config": config}
+    settings = {"tools": {"shellRunEnabled": True}}
+    return {"nodeId": "n", "node": node, "runId": RUN_ID, "organizationSettings": settings}
 
 
 async def told(gateway: FakeGateway) -> Capabilities:
@@ -117,11 +130,54 @@ async def test_a_managed_agent_tells_only_of_what_it_lets_models_call(gateway: F
         await running.stop()
 
 
+async def test_one_that_was_put_there_a_moment_ago_is_called(
+    gateway: FakeGateway, agent: InProcessAgent, tmp_path: Path
+) -> None:
+    await agent.start()
+    await gateway.link()
+    put_skill(tmp_path / "skills", "greet")
+    result = await gateway.run("agent.execute", tool_task("skill.greet", name="Ada"))
+    assert decoded(result.output) == {"tool": "skill.greet", "content": '{"name":"Ada"}', "isError": False}
+
+
+async def test_a_request_that_comes_with_the_agent_finds_its_servers(gateway: FakeGateway, tmp_path: Path) -> None:
+    servers = {"calc": {"command": sys.executable, "args": [str(SERVER)]}}
+    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    process = AgentProcess(gateway, tmp_path / "agent", {"VESPID_AGENT_MCP_CONFIG": str(tmp_path / "mcp.json")})
+    try:
+        await process.start()
+        await gateway.link()
+        result = await gateway.run("agent.execute", tool_task("mcp.calc.add", a=1, b=2))
+        assert decoded(result.output)["content"] == "3"
+    finally:
+        await process.stop()
+
+
+@pytest.mark.promise("P2")
+async def test_a_killed_agents_command_is_ended_at_its_next_start(gateway: FakeGateway, tmp_path: Path) -> None:
+    process = AgentProcess(gateway, tmp_path / "agent")
+    sleep = f"sleep {600 + uuid.uuid4().int % 10**6 / 10**7:.7f}"
+    try:
+        await process.start()
+        await gateway.link()
+        request_id = await gateway.dispatch("agent.execute", tool_task("shell.run", script=sleep), timeout_ms=60_000)
+        async with asyncio.timeout(30):
+            while not processes_saying(sleep):
+                await asyncio.sleep(0.02)
+        await process.kill()
+        await process.start()
+        assert (await gateway.result(request_id)).error == "AGENT_DISCONNECTED"
+        assert processes_saying(sleep) == []
+    finally:
+        await process.stop()
+
+
 @pytest.mark.promise("P7")
 async def test_a_real_process_tells_of_its_servers_and_never_of_what_they_were_given(
     gateway: FakeGateway, tmp_path: Path
 ) -> None:
     (tmp_path / "leaky.py").write_text(LEAKY)
+    (tmp_path / "clear").write_text(f"{CANARY}\n")
     servers = {
         "calc": {"command": sys.executable, "args": [str(SERVER)], "env": {"TOKEN": "${SERVER_SETTING}"}},
         "leaky": {
@@ -152,6 +208,11 @@ async def test_a_real_process_tells_of_its_servers_and_never_of_what_they_were_g
             return "mcp.calc.add" in [tool.id for tool in can.tools or ()] and "said" in problems.get("mcp.leaky", "")
 
         await gateway.until(found, 60)
+        asked = await gateway.run("agent.execute", tool_task("mcp.calc.environment"))
+        assert "TOKEN=***" in str(decoded(asked.output)["content"])
+        ran = await gateway.run("agent.execute", tool_task("shell.run", script=f"cat {tmp_path}/clear; echo ran"))
+        assert '"stdout":"***\\nran\\n"' in str(decoded(ran.output)["content"])
+        await gateway.until(lambda: any(event.event.kind == "stdout" for event in link.of(ExecuteEvent)))
         frames = b"".join(codec.encode(frame) for connection in gateway.connections for frame in connection.frames)
         assert b"mcp.leaky.t" in frames
         assert b"it said: ***" in frames

@@ -48,6 +48,7 @@ from vespid_agent.tools.connector import ConnectorSource
 from vespid_agent.tools.kit import Kit
 from vespid_agent.tools.memory import MemorySource
 from vespid_agent.tools.own import OwnTools
+from vespid_agent.tools.scope import ToolSource
 from vespid_agent.work.action import ActionWork
 from vespid_agent.work.agent_run import AgentWork
 from vespid_agent.work.execute import ShellWork
@@ -115,7 +116,8 @@ async def run_agent(
                 own_tools = OwnTools(settings, shell.shells, passthrough, environment, tls, policy.narrow, log)
                 held.push_async_callback(own_tools.stop)
                 await own_tools.start()
-                kit = Kit(policy, (ConnectorSource(connectors, http, base_urls), MemorySource(), *own_tools.sources))
+                shared: tuple[ToolSource, ...] = (ConnectorSource(connectors, http, base_urls), MemorySource())
+                kit = Kit(policy, (*shared, *own_tools.sources), own_tools.ready)
                 programs = programs_of(settings, config.pool, _engines_folder(journal_path), environment, log)
                 await asyncio.to_thread(programs.recall)
                 installed = installed_engines(settings, config.pool, http)

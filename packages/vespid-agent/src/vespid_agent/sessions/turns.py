@@ -308,6 +308,7 @@ class Turns:
             except SandboxError as refused:
                 raise EngineError(refused.code, refused.message) from None
             scope = scope_of(order, memory.workspace, workdir, Marks(partial(self._journal.mark, order.request_id)))
+            await serving.kit.ready(session.config.tools_allow)
             tools = serving.kit.toolbox(scope)
             self._mask(turn, tools.secrets)
             request = request_of(order, session, memory.workspace, tools, workdir)

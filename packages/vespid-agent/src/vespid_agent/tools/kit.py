@@ -6,7 +6,7 @@ and says why it is not carried out, so that the model can be told and not only b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from vespid_agent.sessions.tools import ToolPolicy
@@ -19,10 +19,21 @@ from vespid_runtime.tools.toolbox import Toolbox
 class Kit:
     """Of one agent."""
 
-    def __init__(self, policy: ToolPolicy, sources: Sequence[ToolSource]) -> None:
-        """Of two tools with one id the source that comes first has it."""
+    def __init__(
+        self,
+        policy: ToolPolicy,
+        sources: Sequence[ToolSource],
+        ready: Callable[[Sequence[str]], Awaitable[None]] | None = None,
+    ) -> None:
+        """Of two tools with one id the source that comes first has it. `ready`: waits for what such tools need."""
         self._policy = policy
         self._sources = tuple(sources)
+        self._ready = ready
+
+    async def ready(self, allow: Sequence[str]) -> None:
+        """Returns when what is still starting has had its chance, as far as these tools need it."""
+        if self._ready is not None:
+            await self._ready(allow)
 
     def narrow(self, asked: Sequence[str]) -> tuple[str, ...]:
         """What is left of what a request allows."""

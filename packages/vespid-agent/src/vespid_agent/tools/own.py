@@ -18,7 +18,7 @@ from vespid_agent.logs import Logger
 from vespid_agent.settings import AgentSettings
 from vespid_agent.skills.library import Library
 from vespid_agent.skills.run import SkillRunner
-from vespid_agent.tools.mcp import McpTools
+from vespid_agent.tools.mcp import PREFIX, McpTools
 from vespid_agent.tools.sandboxed import Sandboxed
 from vespid_agent.tools.scope import ToolSource
 from vespid_agent.tools.shell import ShellTools
@@ -29,6 +29,8 @@ from vespid_protocol.frames import ToolOffer, ToolProblem
 from vespid_protocol.offers import fit_problems, fit_tools
 
 LOOK_S = 2.0
+# How long a request waits for servers that are starting with the agent.
+READY_S = 15.0
 _PROBLEM_MAX_CHARS = 1_000
 _ID_MAX_CHARS = 256
 
@@ -61,6 +63,14 @@ class OwnTools:
         """Returns when skills are read; servers come up later."""
         await self.skills.start()
         await self.mcp.start()
+
+    async def ready(self, allow: Sequence[str]) -> None:
+        """Where a request allows tools of servers: returns when these have come up, or have had time to.
+
+        Else a node that a restart has interrupted would go on without the tools that it had.
+        """
+        if any(entry.startswith(PREFIX) for entry in allow):
+            await self.mcp.settled(READY_S)
 
     async def stop(self) -> None:
         """Harmless to repeat."""

@@ -19,6 +19,7 @@ from vespid_runtime.engines.engine import Engine, EngineError, EngineParked
 from vespid_runtime.engines.names import ECHO, LOOP
 from vespid_runtime.engines.node import NodePayload, node_output, turn_of
 from vespid_runtime.engines.registry import Engines
+from vespid_runtime.models.types import Usage
 
 KIND = "agent.run"
 # Of the engine, where the node sets no limit; never more than what is left of the request's time.
@@ -72,6 +73,7 @@ class AgentWork:
     async def run(self, payload: Payload, job: Job) -> Outcome:
         """Raises WorkFailed."""
         engine, run_id = self._engine(payload), payload.run_id or job.order.request_id.partition(":")[0]
+        allow = self._tools.kit.narrow(payload.tools_allow)
         stream: AgentStream | None = None
 
         def emit(kind: str, level: Level, message: str | None, told: object) -> None:
@@ -84,12 +86,13 @@ class AgentWork:
                 emit,
                 run_id=run_id,
                 node_id=payload.node.id,
+                allow=allow,
                 settings=payload.organization_settings,
                 auth=payload.node.config.tools.auth,
                 env=payload.env,
             )
             request = turn_of(
-                msgspec.structs.replace(payload, effective_tools_allow=self._tools.kit.narrow(payload.tools_allow)),
+                msgspec.structs.replace(payload, effective_tools_allow=allow),
                 request_id=job.order.request_id,
                 organization_id=job.order.organization_id,
                 user_id=job.order.user_id,
@@ -105,9 +108,10 @@ class AgentWork:
                 answer = await engine.turn(request, stream)
             except EngineParked as parked:
                 output = {GOES_ON: msgspec.Raw(parked.state), "approvals": msgspec.to_builtins(parked.asked)}
+                output |= _spent(payload, parked.usage)
                 raise WorkFailed(Code.APPROVAL_REQUIRED, str(parked), output) from None
             except EngineError as failed:
-                raise WorkFailed(failed.code, failed.message, _spent(payload, failed)) from None
+                raise WorkFailed(failed.code, failed.message, _spent(payload, failed.usage) or msgspec.UNSET) from None
             finally:
                 stream.close()
         return Outcome.of(node_output(engine.id, request, answer))
@@ -126,10 +130,10 @@ def _timeout_ms(payload: Payload, job: Job) -> int:
     return job.remaining_ms if is_limited else min(job.remaining_ms, DEFAULT_TIMEOUT_MS)
 
 
-def _spent(payload: Payload, failed: EngineError) -> object:
-    """What the model took all the same."""
-    if failed.usage is None:
-        return msgspec.UNSET
+def _spent(payload: Payload, usage: Usage | None) -> dict[str, object]:
+    """What the model took without an answer."""
+    if usage is None:
+        return {}
     engine = payload.node.config.engine
     named = {"provider": engine.provider, "model": engine.model}
-    return {"usage": msgspec.to_builtins(failed.usage), **{key: name for key, name in named.items() if name}}
+    return {"usage": msgspec.to_builtins(usage), **{key: name for key, name in named.items() if name}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -45,15 +45,17 @@ class HostTools:
         *,
         run_id: str,
         node_id: str,
+        allow: Sequence[str],
         settings: OrganizationSettings,
         auth: Mapping[str, ToolAuth],
         env: Mapping[str, str],
     ) -> ToolScope:
-        """Raises WorkFailed. The run's folder must be in use meanwhile."""
+        """`allow`: what of the tools may be called. Raises WorkFailed. The run's folder must be in use meanwhile."""
         try:
             workdir = await asyncio.to_thread(self.workdirs.open, run_id, node_id)
         except SandboxError as error:
             raise WorkFailed(error.code, error.message) from None
+        await self.kit.ready(allow)
         return ToolScope(
             organization_id=job.order.organization_id,
             user_id=job.order.user_id,

@@ -101,6 +101,7 @@ class ToolWork:
 
     async def run(self, payload: Payload, job: Job) -> Outcome:
         """`{tool, content, isError}`. Raises WorkFailed."""
+        allow = self._tools.kit.narrow(payload.effective_tools_allow)
         task, run_id = payload.node.config.task, payload.run_id or job.order.request_id.partition(":")[0]
 
         def emit(kind: str, level: Level, message: str | None, told: object) -> None:
@@ -114,12 +115,13 @@ class ToolWork:
                 emit,
                 run_id=run_id,
                 node_id=payload.node.id,
+                allow=allow,
                 settings=payload.organization_settings,
                 auth=payload.node.config.tools.auth,
                 env=payload.env,
             )
             tools = self._tools.toolbox(scope, job)
-            refused = _refusal(tools, self._tools.kit.narrow(payload.effective_tools_allow), task)
+            refused = _refusal(tools, allow, task)
             use = ToolUse(n=task.n, key=idempotency_key(job.order.request_id), timeout_ms=max(job.remaining_ms, 1))
             answer = refused or await tools.call(task.tool, task.arguments, use)
         return Outcome.of({"tool": task.tool, "content": answer.content, "isError": answer.is_error})
