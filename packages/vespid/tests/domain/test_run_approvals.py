@@ -306,6 +306,10 @@ def test_the_loop_is_in_no_event_and_not_in_the_cursor(agent):
     assert "canary" not in str([event.payload for event in run.events])
     run.decide("a", "approved")
     assert b"canary" not in run.stored
+    # Nor is one that an agent left which was lost.
+    run.fail("a", "AGENT_DISCONNECTED", output={"loop": {"canary": 1}})
+    assert "node_failed a" in run.said()
+    assert "canary" not in str([event.payload for event in run.events])
 
 
 def test_a_node_and_its_tools_are_asked_for_each_by_itself(agent):
