@@ -1,6 +1,7 @@
 """Approvals over HTTP: shown as they would run, decided once, by who may, and told to whoever follows the run."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,7 @@ from tests.support.control import Answer, Caller, Control
 from tests.support.run_steps import published, start
 from tests.support.run_stream import Opened
 
+from vespid.bus.channels import run_item
 from vespid.control import stream
 from vespid.dispatch.house import House
 from vespid.settings import RunSettings
@@ -32,7 +34,8 @@ def dsl(by: str = "admin", **more: Any) -> dict[str, Any]:
 class Scene:
     """Runs that ask, and the worker's part in them, one step at a time."""
 
-    def __init__(self, house: House, owner: Caller) -> None:
+    def __init__(self, control: Control, house: House, owner: Caller) -> None:
+        self.control = control
         self.house = house
         self.owner = owner
         self.path = ""
@@ -57,11 +60,11 @@ class Scene:
 
 
 @pytest_asyncio.fixture
-async def scene(database_url: str, redis_url: str, owner: Caller) -> AsyncIterator[Scene]:
+async def scene(database_url: str, redis_url: str, control: Control, owner: Caller) -> AsyncIterator[Scene]:
     settings = RunSettings(env="test", database_url=database_url, redis_url=redis_url, database_pool_size=4)
     house = House(settings, "worker")
     await house.start()
-    yield Scene(house, owner)
+    yield Scene(control, house, owner)
     await house.stop()
 
 
@@ -292,6 +295,19 @@ async def test_a_parked_loop_is_no_output_of_its_node(scene: Scene, superuser: "
     assert "output" not in (await scene.shown())["output"]["steps"][0]
     path = f"{scene.path}/runs/{scene.run['id']}/nodes/n1/output"
     assert (await scene.owner.get(path)).status == 404
+
+
+async def test_a_worker_is_woken_by_the_decision(scene: Scene) -> None:
+    asked = await scene.ask()
+    item = run_item(OrgId(asked["organizationId"]), RunId(asked["runId"]))
+    queue = scene.control.plane.deps.settings.continuation_queue_name
+    async with asyncio.timeout(20), contextlib.aclosing(scene.house.mail.wakes(queue)) as wakes:
+        # That the run was started was told, too.
+        while item not in await anext(wakes):
+            pass
+        await decide(scene.owner, asked)
+        while item not in await anext(wakes):
+            pass
 
 
 async def test_who_follows_the_run_hears_of_it_at_once(
