@@ -24,6 +24,14 @@ def test_stream_says_the_same_as_the_whole_text(text: str, values: list[str], cu
     assert "".join([*pieces, stream.finish()]) == redactor.redact(text)
 
 
+@pytest.mark.promise("P7")
+@pytest.mark.parametrize("secret", ["X-Api-Key: tok-123456", "Bearer tok-123456", "Authorization: Bearer  tok-123456"])
+def test_token_within_a_header_is_masked_alone_too(secret: str) -> None:
+    redactor = Redactor([secret])
+    assert redactor.redact(f"you sent {secret}") == f"you sent {MASK}"
+    assert redactor.redact('{"received":"tok-123456"}') == f'{{"received":"{MASK}"}}'
+
+
 @given(_ALPHABET, _VALUES)
 def test_no_value_is_left_in_what_comes_out(text: str, values: list[str]) -> None:
     redactor = Redactor(values, min_chars=2)

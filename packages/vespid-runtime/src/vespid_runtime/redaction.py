@@ -7,6 +7,7 @@ a value and gives it out with the next chunk or at the end.
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote, quote_plus
 
@@ -16,6 +17,10 @@ MASK = "***"
 
 # Shorter values (and shorter encoded fragments of them) are not masked: `on` or `true` would blacken every log.
 MIN_SECRET_CHARS = 6
+
+
+# A secret may be a whole header, or a scheme with its token (docs/connectors.md): often the rest alone comes back.
+_HEADER_OR_SCHEME = re.compile(r"(?:[A-Za-z0-9_-]{1,128}: +)?(?:(?:Basic|Bearer) +)?(?P<rest>\S.*)", re.IGNORECASE)
 
 
 class Redactor:
@@ -156,6 +161,7 @@ def _forms(value: str) -> set[str]:
     """The ways a value shows up in output: as it is, line by line, in JSON, in a URL, in base64 at each alignment."""
     plain = {value, value.strip(), value.replace("\r\n", "\n"), value.replace("\r\n", "\n").replace("\n", "\r\n")}
     plain |= {line.strip() for line in value.splitlines()}
+    plain |= {match["rest"] for line in plain if (match := _HEADER_OR_SCHEME.fullmatch(line))}
     forms = set(plain)
     for text in plain:
         forms |= {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}

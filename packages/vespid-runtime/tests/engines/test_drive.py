@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ from vespid_runtime import stopping
 from vespid_runtime.engines.config import Output
 from vespid_runtime.engines.drive import TOOLS_AT_ONCE, monotonic_ms
 from vespid_runtime.loop.effects import Failed, Finished
-from vespid_runtime.models.types import ModelError, Piece, TextDelta, ToolCall
+from vespid_runtime.models.types import Done, ModelError, ModelRequest, Piece, TextDelta, ToolCall
 from vespid_runtime.tools.tool import ToolUse
 
 from .conftest import KEY, FakeTool, Heard, ScriptedModel, call, drive, out_of, say
@@ -107,6 +107,25 @@ async def test_huge_answer_is_cut_on_its_way_to_the_model_the_events_and_the_dis
     assert len(model.told["a"]) <= 16_000
     assert max(len(msgspec.json.encode(payload)) for _, payload in heard.events) < 20_000
     assert max(map(len, heard.kept)) < 20_000
+
+
+async def test_memory_of_a_long_loop_does_not_grow() -> None:
+    async def long(arguments: dict[str, object], use: ToolUse) -> object:
+        return f"{arguments['n']} " + "x" * 50_000
+
+    class Endless(ScriptedModel):
+        """What is long ago it is not given any more, so it counts for itself."""
+
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
+            self.asked.append(request)
+            turn = len(self.asked)
+            yield Done(reply=say("", call(call_id=f"c{turn}", n=turn)) if turn < 120 else say("Enough."))
+
+    model, heard = Endless(), Heard()
+    limits = {"max_turns": 200, "max_runtime_chars": 100_000}
+    assert (await finished(drive(model, FakeTool(work=long), heard=heard, limits=limits))).content == "Enough."
+    sizes = [len(state) for state in heard.kept]
+    assert (len(sizes) > 200, max(sizes) < 140_000) == (True, True)
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
