@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 from tests.bench.floors import Floors
 from tests.bench.installation import Installation
+from tests.bench.loop import loop
 from tests.bench.report import Figure, figure
 from tests.bench.sandbox import sandbox
 from tests.bench.sessions import sessions
@@ -197,6 +198,7 @@ FIGURES: dict[str, Any] = {
     "idle": idle,
     "sessions": sessions,
     "sandbox": sandbox,
+    "loop": loop,
 }
 
 
