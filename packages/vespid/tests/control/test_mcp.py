@@ -4,18 +4,21 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
+import aiohttp
 import asyncpg
 import msgspec
 import pytest
 from mcp.shared.exceptions import MCPError
-from tests.support.control import ORIGIN, Answer, Caller, Control
+from tests.support.control import ORIGIN, Answer, Caller, Control, api_settings
 from tests.support.mcp_client import assistant
 from tests.support.run_steps import Stepping, published, start
 
 from vespid.bus.channels import run_channel
 from vespid.control import mcp_tools
+from vespid.control.app import ControlPlane
 from vespid.control.context import role_for
 from vespid.control.mcp_fit import RESULT_MAX_CHARS
+from vespid.control.stream import RunWatch
 from vespid_protocol.ids import RunId
 
 WITHIN_S = 20.0
@@ -103,18 +106,17 @@ async def test_it_waits_for_events_by_notice_and_goes_on_behind_them(
     names = {"workflowId": run["workflowId"], "runId": run["id"]}
     fanout = control.plane.deps.fanout
     assert fanout is not None
-    listening = asyncio.Event()
-    subscribe = fanout.subscribe
+    has_looked = asyncio.Event()
+    wait = RunWatch.wait
 
-    async def noted(*args: Any) -> Any:
-        leave = await subscribe(*args)
-        listening.set()
-        return leave
+    async def noted(watch: RunWatch, limit_s: float) -> None:
+        has_looked.set()
+        await wait(watch, limit_s)
 
-    monkeypatch.setattr(fanout, "subscribe", noted)
+    monkeypatch.setattr(RunWatch, "wait", noted)
     async with assistant(control.url, key) as me, asyncio.timeout(WITHIN_S):
         waiting = asyncio.create_task(me.call("read_run_events", **names, waitSeconds=30))
-        await listening.wait()
+        await has_looked.wait()
         await stepping.append(run["id"], "run_started", "node_started")
         fanout.publish(run_channel(RunId(run["id"])), b"2")
         read = await waiting
@@ -219,6 +221,23 @@ async def test_only_an_api_key_gets_in(control: Control, owner: Caller) -> None:
         assert answer.headers["x-request-id"]
     assert (await owner.delete(f"/v1/orgs/{{org}}/api-keys/{key_id}")).status == 200
     assert (await posted(control, ping, key)).status == 401
+
+
+async def test_whoever_tries_many_keys_is_slowed_and_a_good_key_is_not(
+    owner: Caller, database_url: str, redis_url: str
+) -> None:
+    key, _ = await key_of(owner)
+    plane = ControlPlane(api_settings(database_url, redis_url, rate_limit_failures=1))
+    await plane.start()
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{plane.port}") as http:
+            control = Control(plane, http)
+            # An address may fail five times as often as one person.
+            statuses = [(await posted(control, request("ping"), f"{owner.org_id}.vak_{n}")).status for n in range(7)]
+            assert (statuses[0], statuses[-1]) == (401, 429)
+            assert (await posted(control, request("ping"), key)).status == 200
+    finally:
+        await plane.stop()
 
 
 async def test_a_foreign_page_and_other_methods_are_refused(control: Control, key: str) -> None:
