@@ -21,6 +21,10 @@ from vespid.control.mcp_fit import RESULT_MAX_CHARS
 from vespid.control.stream import RunWatch
 from vespid_protocol.ids import RunId
 
+from .test_approvals import Scene, scene
+
+__all__ = ["scene"]
+
 WITHIN_S = 20.0
 JSON = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
 ERAS = pytest.mark.parametrize("mode", ["legacy", "auto"])
@@ -68,6 +72,7 @@ async def test_an_assistant_finds_a_workflow_and_starts_it(
         assert [tool.name for tool in tools if tool.annotations and not tool.annotations.read_only_hint] == [
             "start_run",
             "cancel_run",
+            "decide_approval",
         ]
         (found,) = (await me.call("list_workflows", status="published"))["workflows"]
         assert (found["id"], "dsl" in found) == (workflow_id, False)
@@ -164,6 +169,8 @@ async def test_what_is_anothers_is_not_there(control: Control, owner: Caller, st
             ("read_run_events", names | {"waitSeconds": 30}),
             ("get_node_output", names | {"nodeId": "n1"}),
             ("get_run", {"workflowId": str(uuid4()), "runId": "no id"}),
+            ("get_approval", {"approvalId": str(uuid4())}),
+            ("decide_approval", {"approvalId": str(uuid4()), "decision": "deny", "hash": "00" * 32}),
         ):
             assert await me.refused(tool, **arguments) == (404, "NOT_FOUND"), tool
 
@@ -175,6 +182,24 @@ async def test_a_tool_takes_the_role_that_its_route_takes(control: Control, owne
         assert (await me.call("list_workflows"))["workflows"] == []
     async with assistant(control.url, (await key_of(owner, "admin"))[0]) as me:
         assert (await me.call("list_agents"))["agents"] == []
+
+
+async def test_what_waits_for_a_person_is_shown_and_decided_by_its_hash(
+    control: Control, owner: Caller, scene: Scene
+) -> None:
+    asked = await scene.ask(by="admin")
+    named = {"approvalId": asked["id"], "decision": "approve", "hash": asked["hash"]}
+    async with assistant(control.url, (await key_of(owner, "member"))[0]) as me:
+        (listed,) = (await me.call("list_approvals", status="pending", runId=scene.run["id"]))["approvals"]
+        assert (listed["id"], listed["mayDecide"]) == (asked["id"], False)
+        assert await me.refused("decide_approval", **named) == (403, "FORBIDDEN")
+    async with assistant(control.url, (await key_of(owner, "admin"))[0]) as me:
+        assert (await me.call("get_approval", approvalId=asked["id"]))["approval"]["what"] == asked["what"]
+        assert await me.refused("decide_approval", **named | {"hash": "00" * 32}) == (409, "CONFLICT")
+        decided = (await me.call("decide_approval", **named, comment="go"))["approval"]
+        assert (decided["status"], decided["comment"]) == ("approved", "go")
+        assert decided["decidedBy"]["apiKeyId"] is not None
+        assert await me.refused("decide_approval", **named | {"decision": "deny"}) == (409, "CONFLICT")
 
 
 @pytest.mark.parametrize(

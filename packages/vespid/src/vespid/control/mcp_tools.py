@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 from litestar.handlers import HTTPRouteHandler
 
-from vespid.control import agents, events, runs, workflows
+from vespid.control import agents, approvals, events, runs, workflows
 from vespid.control.body import decode_body
 from vespid.control.context import TenantContext, role_for, row_id
 from vespid.control.deps import Deps
@@ -30,6 +30,7 @@ MAX_WAIT_S = 30
 OUTPUT_CHARS = 20_000
 
 WorkflowId = Annotated[str, msgspec.Meta(description="The workflow's id (of one revision).")]
+ApprovalId = Annotated[str, msgspec.Meta(description="The approval's id.")]
 RunId = Annotated[str, msgspec.Meta(description="The run's id.")]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT, description="How many at most.")]
 Cursor = Annotated[str | None, msgspec.Meta(description="The nextCursor of the page before.")]
@@ -87,6 +88,28 @@ class GetNodeOutput(Arguments, frozen=True):
     run_id: RunId
     node_id: Annotated[str, msgspec.Meta(description="The node's id in the workflow.")]
     offset: Annotated[int, msgspec.Meta(ge=0, description="Of a long output, where to go on.")] = 0
+
+
+class ListApprovals(Paged, frozen=True):
+    status: Annotated[
+        Literal["pending", "decided"] | None, msgspec.Meta(description="Those that wait, or those that do not.")
+    ] = None
+    run_id: Annotated[str | None, msgspec.Meta(description="Those of one run.")] = None
+
+
+class OfApproval(Arguments, frozen=True):
+    approval_id: ApprovalId
+
+
+class DecideApproval(Arguments, frozen=True):
+    approval_id: ApprovalId
+    decision: Literal["approve", "deny"]
+    hash: Annotated[
+        str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="Of what get_approval has shown; of nothing else.")
+    ]
+    comment: Annotated[
+        Annotated[str, msgspec.Meta(max_length=approvals.COMMENT_MAX_CHARS)] | None, msgspec.Meta(description="Why.")
+    ] = None
 
 
 class WorkflowSummary(msgspec.Struct, frozen=True, rename="camel"):
@@ -239,6 +262,24 @@ async def _is_over(tenant: TenantContext, given: ReadRunEvents) -> bool:
     return progress is None or (progress.is_finished and progress.event_seq <= given.after_seq)
 
 
+async def _list_approvals(tenant: TenantContext, _deps: Deps, given: ListApprovals) -> msgspec.Struct:
+    page = Page(given.limit, given.cursor)
+    answer: msgspec.Struct = await approvals.list_approvals.fn(tenant, page, given.status, given.run_id)
+    return answer
+
+
+async def _get_approval(tenant: TenantContext, _deps: Deps, given: OfApproval) -> msgspec.Struct:
+    answer: msgspec.Struct = await approvals.get_approval.fn(given.approval_id, tenant)
+    return answer
+
+
+async def _decide_approval(tenant: TenantContext, deps: Deps, given: DecideApproval) -> msgspec.Struct:
+    route = approvals.approve if given.decision == "approve" else approvals.deny
+    decision = approvals.Decision(given.hash, given.comment)
+    answer: msgspec.Struct = await route.fn(given.approval_id, tenant, deps, decision)
+    return answer
+
+
 class _Answer(msgspec.Struct):
     run: Any
 
@@ -317,6 +358,32 @@ _TOOLS: tuple[Tool[Any], ...] = (
         OfRun,
         runs.cancel_run,
         _cancel_run,
+        is_read=False,
+        is_destructive=True,
+    ),
+    Tool(
+        "list_approvals",
+        "List approvals",
+        "What people are and were asked to allow before it runs, the newest first.",
+        ListApprovals,
+        approvals.list_approvals,
+        _list_approvals,
+    ),
+    Tool(
+        "get_approval",
+        "Read an approval",
+        "One question to people with all that would run (`what`, cut where it is long), and the hash of the whole.",
+        OfApproval,
+        approvals.get_approval,
+        _get_approval,
+    ),
+    Tool(
+        "decide_approval",
+        "Approve or deny",
+        "Answer a question that was put to a person. Only when that person has said so, having seen what would run.",
+        DecideApproval,
+        approvals.approve,
+        _decide_approval,
         is_read=False,
         is_destructive=True,
     ),
