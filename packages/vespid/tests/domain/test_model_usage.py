@@ -69,6 +69,12 @@ def test_a_name_that_is_none_is_unknown(name: object) -> None:
     assert (used.provider, used.model, used.engine_id) == ("unknown", "unknown", None)
 
 
+def test_a_provider_that_is_not_told_is_known_by_its_model() -> None:
+    used = told(model="claude-5")
+    assert used is not None
+    assert (used.provider, used.model) == ("anthropic", "claude-5")
+
+
 def test_a_name_is_cut_to_what_can_be_shown() -> None:
     used = told(model="\x1b[31mgpt\x00-5\n" + "x" * 300)
     assert used is not None

@@ -10,6 +10,8 @@ import math
 
 import msgspec
 
+from vespid_runtime.models.naming import provider_of
+
 # No answer takes more: a thousand times the longest context of today, over and over.
 MAX_TOKENS = 1_000_000_000
 MAX_REPORTED_USD = 100_000
@@ -72,10 +74,11 @@ def read_usage(answer: bytes) -> ModelUsage | None:
     tokens = _tokens(bytes(told.usage))
     if not tokens.total_tokens:
         return None
+    model = _name(told.model) or UNKNOWN
     return ModelUsage(
         engine_id=_name(told.engine_id),
-        provider=_name(told.provider) or UNKNOWN,
-        model=_name(told.model) or UNKNOWN,
+        provider=_name(told.provider) or provider_of(model) or UNKNOWN,
+        model=model,
         input_tokens=tokens.input_tokens,
         output_tokens=tokens.output_tokens,
         total_tokens=tokens.total_tokens,
