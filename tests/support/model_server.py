@@ -10,7 +10,7 @@ waits does so until the test says `server.go_on()` or the client is gone: nothin
 import asyncio
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -123,6 +123,7 @@ class ModelServer:
         self.at_once = 0
         self._now = 0
         self._script: deque[Step] = deque()
+        self._decide: Callable[[Asked], Step] = lambda asked: Fail(500, "the script has no more steps")
         self._go_on = asyncio.Event()
         self._came = asyncio.Condition()
         self._runner: web.AppRunner | None = None
@@ -130,6 +131,10 @@ class ModelServer:
     def will(self, *steps: Step) -> None:
         """What the next requests get."""
         self._script.extend(steps)
+
+    def decides(self, by: Callable[[Asked], Step]) -> None:
+        """Once the script is over, each request gets what this says of it: the same for the same, however often."""
+        self._decide = by
 
     async def got(self, count: int) -> None:
         """Returns once so many requests have come, all told."""
@@ -189,7 +194,7 @@ class ModelServer:
             self._came.notify_all()
         if self.key is not None and asked.key != self.key:
             return _failure(wire, Fail(401, f"Incorrect API key provided: {asked.key}.", "authentication_error"))
-        step = self._script.popleft() if self._script else Fail(500, "the script has no more steps")
+        step = self._script.popleft() if self._script else self._decide(asked)
         if isinstance(step, Wait):
             await self._pause()
             step = step.then
