@@ -279,6 +279,7 @@ async def test_a_worker_that_stops_hands_its_loop_over_and_no_call_is_made_twice
     assert (str(row["holder_process"]), row["attempt"], row["placements"]) == (second.house.process_id, 1, 1)
     assert (local.calls, len(scene.model.requests)) == (2, 3)
     assert (await scene.kinds(run)).count("tool_result") == 2
+    assert len(scene.results()) == 2
 
 
 @pytest.mark.promise("P12")
