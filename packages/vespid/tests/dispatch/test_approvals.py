@@ -80,9 +80,15 @@ class Walk:
                 connection, UUID(self.org), row.id, self.person, None, verdict, row.hash, comment
             )
 
-    async def payload(self, attempt: int) -> dict[str, Any]:
-        row = await self.ground.execution(f"{self.run}:n1:{attempt}")
-        return dict(msgspec.json.decode(row["payload"]))
+    async def told(self, attempt: int) -> dict[str, Any]:
+        """What is added to the payload where the attempt is sent."""
+        request = RequestId(f"{self.run}:n1:{attempt}")
+        assert (await self.ground.execution(request))["kind"] == "agent.run"
+        so_far = await self.house.executions.read_resume(self.org, request)
+        return {
+            "resume": msgspec.json.decode(so_far.resume or "null"),
+            "approvals": msgspec.json.decode(so_far.decided or b"[]"),
+        }
 
     async def types(self) -> list[str]:
         return [event["event_type"] for event in await self.ground.events(self.run)]
@@ -181,7 +187,7 @@ async def test_a_parked_agent_goes_on_when_the_last_of_its_calls_is_decided(walk
     assert await walk.ground.sql.fetchval("select count(*) from executions") == 2
     await walk.decide(second, "denied", "never")
     await walk.step()
-    payload = await walk.payload(3)
+    payload = await walk.told(3)
     assert payload["resume"] == LOOP
     assert payload["approvals"] == [
         {"n": 0, "tool": "memory.get", "digest": f"{0:064x}", "decision": "approved"},
@@ -192,7 +198,7 @@ async def test_a_parked_agent_goes_on_when_the_last_of_its_calls_is_decided(walk
     (third,) = await walk.asked()
     await walk.decide(third)
     await walk.step()
-    assert [each["n"] for each in (await walk.payload(5))["approvals"]] == [0, 1, 2]
+    assert [each["n"] for each in (await walk.told(5))["approvals"]] == [0, 1, 2]
     await walk.finish(5, {"text": "done"})
     assert await walk.status() == ("succeeded", None)
     assert (await walk.ground.run_row(walk.run))["attempt_count"] == 1
@@ -204,8 +210,8 @@ async def test_calls_that_nobody_decided_in_time_are_told_to_the_agent(walk: Wal
     await walk.ground.let_pass("executions", "request_id", f"{walk.run}:n1:2", "act_by", "sweep_at")
     await walk.house.executions.sweep()
     await walk.step()
-    assert (await walk.payload(3))["approvals"][0]["decision"] == "expired"
-    assert (await walk.payload(3))["resume"] == LOOP
+    assert (await walk.told(3))["approvals"][0]["decision"] == "expired"
+    assert (await walk.told(3))["resume"] == LOOP
 
 
 @pytest.mark.promise("P1", "P3")
@@ -216,7 +222,7 @@ async def test_what_a_process_parked_another_goes_on_with(new_house: NewHouse, w
     await walk.decide(row)
     # It has seen nothing of the run so far.
     await walk.step(await new_house())
-    assert (await walk.payload(3))["resume"] == LOOP
+    assert (await walk.told(3))["resume"] == LOOP
 
 
 async def test_a_result_that_is_only_kept_asks_when_a_worker_takes_it_up(walk: Walk) -> None:
@@ -248,5 +254,5 @@ async def test_a_retry_after_a_lost_agent_goes_on_with_the_loop_it_left(walk: Wa
     await walk.begin(AGENT | {"retry": {"maxAttempts": 2, "backoffMs": 0}})
     await walk.finish(1, {"loop": LOOP}, "AGENT_DISCONNECTED")
     await walk.step()
-    assert (await walk.payload(2))["resume"] == LOOP
-    assert (await walk.payload(2))["approvals"] == []
+    assert (await walk.told(2))["resume"] == LOOP
+    assert (await walk.told(2))["approvals"] == []

@@ -12,7 +12,6 @@ from vespid.domain.policy import RunPolicy
 from vespid.domain.run import (
     CancelRequested,
     Emit,
-    LoopMissing,
     NewExecution,
     NodeCancelled,
     NodeFailed,
@@ -28,7 +27,6 @@ from vespid.domain.run import (
     encode_state,
     step,
 )
-from vespid.domain.run_event import KeptLoop
 from vespid.domain.workflow import parse
 
 RUN_ID = "01900000-0000-7000-8000-000000000001"
@@ -50,9 +48,6 @@ class Run:
     outputs: dict[str, object] = field(default_factory=dict)
     # What steps asked for.
     loads: list[frozenset[str]] = field(default_factory=list)
-    # What attempts left of their loops, by request, and what people decided of each node's calls.
-    loops: dict[str, object] = field(default_factory=dict)
-    decided: dict[str, list[object]] = field(default_factory=dict)
 
     @property
     def state(self) -> RunState:
@@ -61,14 +56,10 @@ class Run:
     def apply(self, event: RunEvent) -> Transition:
         state = self.state
         wanted: frozenset[str] = frozenset()
-        loops: dict[str, KeptLoop | None] = {}
         while True:
             try:
-                transition = step(self.plan, state, event, self._context(wanted, loops))
+                transition = step(self.plan, state, event, self._context(wanted))
                 break
-            except LoopMissing as missing:
-                loops[missing.node_id] = self._kept(missing.node_id, missing.attempt)
-                continue
             except OutputsMissing as missing:
                 more = missing.node_ids - wanted
             assert more, "what was loaded is not asked for again"
@@ -90,11 +81,7 @@ class Run:
             self.cancelled.append(cancel.node_id)
         return transition
 
-    def _kept(self, node_id: str, attempt: int) -> KeptLoop:
-        state, decided = self.loops[f"{RUN_ID}:{node_id}:{attempt}"], self.decided.get(node_id, [])
-        return KeptLoop(msgspec.Raw(msgspec.json.encode(state)), msgspec.Raw(msgspec.json.encode(decided)))
-
-    def _context(self, loaded: frozenset[str], loops: dict[str, KeptLoop | None]) -> RunContext:
+    def _context(self, loaded: frozenset[str]) -> RunContext:
         return RunContext(
             organization_id="org",
             run_id=RUN_ID,
@@ -103,7 +90,6 @@ class Run:
             now_ms=self.now_ms,
             input=msgspec.Raw(msgspec.json.encode(self.input)),
             outputs={node_id: msgspec.Raw(msgspec.json.encode(self.outputs[node_id])) for node_id in loaded},
-            loops=loops,
             policy=self.policy,
         )
 
@@ -120,9 +106,7 @@ class Run:
 
     def park(self, node_id: str, *calls: dict[str, object], loop: object = None) -> Transition:
         """The attempt of an agent ends with calls that people have to allow."""
-        request = self.execution(node_id).request_id
-        self.loops[request] = {"at": request} if loop is None else loop
-        output = {"loop": self.loops[request], "approvals": list(calls)}
+        output = {"loop": {"state": "calling"} if loop is None else loop, "approvals": list(calls)}
         return self.fail(node_id, "APPROVAL_REQUIRED", output=output)
 
     def decide(self, node_id: str, *decisions: str, comment: str | None = None) -> Transition:
@@ -133,10 +117,6 @@ class Run:
             {"id": ask.id, "hash": ask.hash, "decision": decision, "comment": comment}
             for ask, decision in zip(execution.asks, decisions, strict=True)
         ]
-        for ask, decision in zip(execution.asks, decisions, strict=True):
-            if ask.kind == "tool":
-                told = {"n": ask.n, "tool": ask.tool, "digest": ask.digest, "decision": decision}
-                self.decided.setdefault(node_id, []).append(told)
         output = {"kind": execution.asks[0].kind, "decided": answers}
         if "expired" in decisions:
             return self.fail(node_id, "APPROVAL_EXPIRED", output=output)

@@ -11,7 +11,7 @@ import pytest
 from tests.support.ground import Ground, new_row
 
 from vespid.domain.run_event import Ask
-from vespid.store.approvals import decide_approval, list_approvals, read_approval, read_kept_loop
+from vespid.store.approvals import decide_approval, list_approvals, read_approval
 from vespid.store.executions import ExecutionStore, Finish, GiveBack, Grant, NewRow, NotGranted
 from vespid.store.pool import Database
 from vespid.store.steps import StepItem, StepStore
@@ -271,7 +271,6 @@ async def test_an_approval_is_not_there_for_another_organization(asking: Asking,
         for org in (elsewhere, asking.org):
             assert await read_approval(connection, UUID(org), UUID(asking.asks[0].id)) is None
             assert await list_approvals(connection, UUID(org), None, None, None, 10) == []
-        assert await read_kept_loop(connection, asking.run, "n1", 1) is None
     assert await asking.status() == "pending"
 
 
@@ -445,26 +444,16 @@ async def test_a_question_past_its_time_does_not_look_open(asking: Asking) -> No
         assert await list_approvals(connection, UUID(asking.org), None, None, True, 10) == []
 
 
-async def test_the_loop_of_an_attempt_comes_with_all_that_was_decided_so_far(asking: Asking) -> None:
-    await asking.begin(ask(0), ask(1))
+async def test_whoever_goes_on_is_told_all_that_was_decided_of_the_nodes_calls(asking: Asking) -> None:
+    await asking.begin(ask(0), ask(1), ask(2))
     person = await asking.person()
     await asking.decide(person, at=0)
     await asking.decide(person, "denied", at=1, comment="no")
-    await asking.ground.sql.execute(
-        """insert into executions (request_id, organization_id, run_id, node_id, node_type, attempt, kind, placement,
-               state, payload, payload_sha256, timeout_ms, act_by, output, error, finished_at)
-           values ($1, $2, $3, 'n1', 'agent.run', 9, 'agent.run', 'executor', 'failed', '{}', '', 1, now(),
-               '{"loop": {"state": "calling"}, "approvals": []}', 'APPROVAL_REQUIRED', now())""",
-        f"{asking.run}:n1:9",
-        UUID(asking.org),
-        UUID(asking.run),
-    )
-    async with asking.db.tenant(asking.org) as connection:
-        kept = await read_kept_loop(connection, asking.run, "n1", 9)
-        assert await read_kept_loop(connection, asking.run, "n1", 1) is None
-    assert kept is not None
-    assert msgspec.json.decode(kept.state) == {"state": "calling"}
-    assert msgspec.json.decode(kept.approvals) == [
+    so_far = await asking.store.read_resume(asking.org, asking.request)
+    assert so_far.decided is not None
+    assert msgspec.json.decode(so_far.decided) == [
         {"n": 0, "tool": "memory.get", "digest": "0" * 64, "decision": "approved"},
         {"n": 1, "tool": "memory.get", "digest": "0" * 64, "decision": "denied", "comment": "no"},
     ]
+    elsewhere = await asking.ground.organization()
+    assert (await asking.store.read_resume(elsewhere, asking.request)).decided is None

@@ -29,7 +29,6 @@ from vespid.dispatch.scheduler import Scheduler, Wanted
 from vespid.domain.plan import Plan
 from vespid.domain.policy import Backoff, OrgSettings, RunPolicy
 from vespid.domain.run import (
-    LoopMissing,
     NodeSucceeded,
     OutputsMissing,
     RunContext,
@@ -40,7 +39,6 @@ from vespid.domain.run import (
     encode_state,
     step,
 )
-from vespid.store.approvals import read_kept_loop
 from vespid.store.executions import CloudWork, ExecutionStore, Finish, Finished, NewRow, read_outputs
 from vespid.store.failure import STORE_AWAY, STORE_REFUSED
 from vespid.store.pool import Database
@@ -346,10 +344,6 @@ class Stepper:
                     break
                 except OutputsMissing as missing:
                     context.outputs = {**context.outputs, **await self._outputs(org_id, run_id, missing.node_ids)}
-                except LoopMissing as missing:
-                    async with self._db.tenant(org_id) as connection:
-                        kept = await read_kept_loop(connection, run_id, missing.node_id, missing.attempt)
-                    context.loops = {**context.loops, missing.node_id: kept}
             state = transition.state
             if isinstance(event, NodeSucceeded):
                 context.outputs = {**context.outputs, event.node_id: event.output}

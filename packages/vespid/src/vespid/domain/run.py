@@ -10,7 +10,8 @@ nothing that succeeded runs again. The number in a requestId is the node's attem
 
 Where a person has to allow something, an attempt of the node is an execution that nobody but people can end. A node is
 asked for before it runs, and asked for again only if what would run is not what was allowed; calls of an agent's tools
-are asked for when an attempt ends with them, and the next attempt goes on with its loop and what was decided.
+are asked for when an attempt ends with them, and the next attempt goes on from there: whoever sends it adds the
+loop that was left and what was decided.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ from vespid.domain.run_event import (
     Emit,
     EventType,
     Level,
-    LoopMissing,
     NewExecution,
     NodeCancelled,
     NodeFailed,
@@ -68,7 +68,6 @@ __all__ = [
     "Effect",
     "Emit",
     "IllegalTransition",
-    "LoopMissing",
     "NewExecution",
     "NodeCancelled",
     "NodeFailed",
@@ -92,8 +91,7 @@ _CANCELLED = Code.NODE_EXECUTION_CANCELLED.value
 def step(plan: Plan, state: RunState, event: RunEvent, context: RunContext) -> Transition:
     """One step. Late, repeated and unknown results change nothing: the same state object comes back.
 
-    Raises OutputsMissing, LoopMissing, and IllegalTransition for an event that no table knows. The caller's state
-    never changes.
+    Raises OutputsMissing, and IllegalTransition for an event that no table knows. The caller's state never changes.
     """
     move = run_move(state.phase, event)
     if move is RunMove.IGNORE:
@@ -334,21 +332,9 @@ class _Step:
             if ask.hash != before.approved:
                 self._ask(node, before, [ask])
                 return
-        if before.loop_of is not None:
-            execution = self._going_on(execution, before.loop_of)
         self._nodes[node.id] = _again(before, "live")
         self._dispatches.append(execution)
         self._emit("node_dispatched", node=node, payload={"requestId": execution.request_id, "kind": execution.kind})
-
-    def _going_on(self, execution: NewExecution, attempt: int) -> NewExecution:
-        """The execution with the loop that an earlier attempt left. Raises LoopMissing."""
-        if execution.node_id not in self._context.loops:
-            raise LoopMissing(execution.node_id, attempt)
-        kept = self._context.loops[execution.node_id]
-        if kept is None:
-            return execution
-        payload = {**execution.payload, "resume": kept.state, "approvals": kept.approvals}
-        return msgspec.structs.replace(execution, payload=payload)
 
     def _run_inline(self, node: PlanNode) -> None:
         output: dict[str, object]
@@ -422,8 +408,7 @@ class _Step:
         except NotAskable as error:
             event = NodeFailed(node.id, event.attempt, event.code, str(error))
         if node.type == "agent.run" and has_loop(event.output):
-            # It stays where it is, in the row of that attempt; it is nobody's output.
-            state = msgspec.structs.replace(state, loop_of=state.attempt)
+            # It stays in the row of that attempt, where whoever goes on with it finds it; it is nobody's output.
             event = msgspec.structs.replace(event, output=None)
         retry, run_retry = node.retry, policy.run_retry
         verdict = judge(
@@ -445,7 +430,6 @@ class _Step:
             error=event.code,
             error_message=event.message,
             approved=state.approved,
-            loop_of=state.loop_of,
         )
         if verdict is Verdict.ASK:
             self._ask(node, state, asks)
@@ -566,7 +550,6 @@ def _again(before: NodeState, status: NodeStatus) -> NodeState:
         retries_used=before.retries_used,
         refused_since=before.refused_since,
         approved=before.approved,
-        loop_of=before.loop_of,
     )
 
 

@@ -176,13 +176,6 @@ class Transition(msgspec.Struct, frozen=True):
 # --- context ---------------------------------------------------------------------------------------------------------
 
 
-class KeptLoop(msgspec.Struct, frozen=True):
-    """With what an agent's loop goes on: its state, and what people decided of its calls so far. Both JSON."""
-
-    state: msgspec.Raw
-    approvals: msgspec.Raw
-
-
 class RunContext(msgspec.Struct, kw_only=True):
     """What is true of the run beside its cursor. Values may be undecoded (`msgspec.Raw`): decoded when used."""
 
@@ -194,8 +187,6 @@ class RunContext(msgspec.Struct, kw_only=True):
     input: object = None
     # Outputs of finished nodes. May be empty: a step that needs one asks for it (`OutputsMissing`); most need none.
     outputs: Mapping[str, object] = {}
-    # By node; as `outputs`, asked for where it is needed (`LoopMissing`). None: it is not there any more.
-    loops: Mapping[str, KeptLoop | None] = {}
     policy: RunPolicy = RunPolicy()
 
 
@@ -205,13 +196,3 @@ class OutputsMissing(LookupError):
     def __init__(self, node_ids: frozenset[str]) -> None:
         super().__init__(f"outputs needed: {', '.join(sorted(node_ids))}")
         self.node_ids = node_ids
-
-
-class LoopMissing(LookupError):
-    """A step needs the loop that an attempt of a node left, as `context.loops`: load it, step again. Nothing has
-    changed."""
-
-    def __init__(self, node_id: str, attempt: int) -> None:
-        super().__init__(f"loop needed: of {node_id}, left by attempt {attempt}")
-        self.node_id = node_id
-        self.attempt = attempt

@@ -10,9 +10,9 @@
 
 and per node: `s` status, `a` attempt (the number in its requestId), `r` retries used of its own budget, `d` when its
 own retry is due, `q` since when the infrastructure has been refusing it, `e` code of the last failure, `m` its message,
-`o` the output of a condition or join, `h` the hash of what a person allowed of it, `l` the attempt that left the loop
-with which the next one goes on. Unknown keys are ignored and all keys have defaults, so that an older and a newer
-server can step the same run; a status that is not known is refused, nobody guesses what to do about it.
+`o` the output of a condition or join, `h` the hash of what a person allowed of it. Unknown keys are ignored and all
+keys have defaults, so that an older and a newer server can step the same run; a status that is not known is refused,
+nobody guesses what to do about it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ class NodeState(
         "error_message": "m",
         "output": "o",
         "approved": "h",
-        "loop_of": "l",
     },
 ):
     """One node that the run has reached."""
@@ -67,8 +66,6 @@ class NodeState(
     output: dict[str, object] | None = None
     # What would run under another hash has to be allowed anew.
     approved: str | None = None
-    # Its result has the loop; here it would make every step of the run carry it.
-    loop_of: int | None = None
 
 
 class RunState(

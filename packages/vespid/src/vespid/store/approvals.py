@@ -7,9 +7,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from vespid.domain.run_event import KeptLoop
 from vespid.store.queries import load
-from vespid_protocol.ids import RunId
 
 QUERIES = load("approvals")
 
@@ -77,11 +75,3 @@ async def decide_approval(
         QUERIES.decide_approval, org_id, approval_id, person, api_key, verdict, seen_hash, comment
     )
     return outcome
-
-
-async def read_kept_loop(connection: asyncpg.Connection, run_id: RunId, node_id: str, attempt: int) -> KeptLoop | None:
-    """With what an agent's next attempt goes on; None where that attempt left no loop."""
-    row = await connection.fetchrow(QUERIES.read_kept_loop, f"{run_id}:{node_id}:{attempt}")
-    if row is None or row["state"] is None:
-        return None
-    return KeptLoop(msgspec.Raw(row["state"]), msgspec.Raw(row["approvals"]))

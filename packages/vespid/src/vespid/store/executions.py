@@ -209,10 +209,12 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Resume(msgspec.Struct, frozen=True):
-    """From where an execution goes on, and the tool events of its node so far: a JSON array."""
+    """From where an execution goes on, the tool events of its node so far, and what people decided of its calls: JSON
+    arrays."""
 
-    resume: str | None
-    prior: bytes | None
+    resume: str | None = None
+    prior: bytes | None = None
+    decided: bytes | None = None
 
 
 class GiveBack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -419,7 +421,7 @@ class ExecutionStore:
     async def read_resume(self, org_id: OrgId, request: RequestId, *, prior_max_chars: int = 0) -> Resume:
         """From where it goes on; with `prior_max_chars`, also the newest tool events that come to no more than that."""
         row = await self._db.fetchrow_system(QUERIES.read_resume, UUID(org_id), request, prior_max_chars)
-        return Resume(None, None) if row is None else Resume(**row)
+        return Resume() if row is None else Resume(**row)
 
     async def refuse(self, request: RequestId, code: str, details: bytes | None = None) -> Refusal:
         """End a pending request with a refusal that the scheduler found."""

@@ -12,7 +12,7 @@ import msgspec
 
 from vespid.dispatch.house import House
 from vespid.dispatch.secrets import RequestSecrets
-from vespid.store.executions import CloudWork
+from vespid.store.executions import CloudWork, Resume
 from vespid.worker.engine_runner import EngineRunner
 from vespid.worker.kept_turn import KeptTurn
 from vespid.worker.outcome import Outcome
@@ -27,6 +27,9 @@ from vespid_runtime.engines.node import NodePayload, node_output, read_payload, 
 from vespid_runtime.loop.task import LoopLimits
 from vespid_runtime.models.types import Usage
 from vespid_runtime.redaction import Redactor
+from vespid_runtime.tools.approval import ApprovalDecided
+
+_decode_decided = msgspec.json.Decoder(tuple[ApprovalDecided, ...]).decode
 
 KIND = "agent.run"
 # What is left of the node's time when the loop's is over: to say why.
@@ -58,7 +61,10 @@ class AgentRuns:
         if engine is None:
             message = f"{payload.node.config.engine.id} runs on agents only"
             return Outcome(error=Code.EXECUTOR_UNSUPPORTED_ENGINE, message=message)
-        resume = await self._resume(work)
+        so_far = await self._so_far(work)
+        resume = so_far.resume
+        if so_far.decided is not None:
+            payload = msgspec.structs.replace(payload, approvals=_decode_decided(so_far.decided))
         limits = LoopLimits() if payload.node.config.limits is None else LoopLimits.of(payload.node.config.limits)
         turn = KeptTurn(
             self._house,
@@ -115,12 +121,12 @@ class AgentRuns:
             return Outcome(_spent(payload, failed.usage) or None, failed.code, failed.message)
         return Outcome(node_output(engine.id, request, answer))
 
-    async def _resume(self, work: CloudWork) -> str | None:
-        """None where it is begun for the first time."""
+    async def _so_far(self, work: CloudWork) -> Resume:
+        """Nothing where it is begun for the first time."""
         if work.attempt == 1 and work.lease_epoch == 1:
-            return None
+            return Resume()
         org_id = OrgId(str(work.organization_id))
-        return (await self._house.executions.read_resume(org_id, RequestId(work.request_id))).resume
+        return await self._house.executions.read_resume(org_id, RequestId(work.request_id))
 
 
 def _spent(payload: NodePayload, usage: Usage | None) -> dict[str, object]:

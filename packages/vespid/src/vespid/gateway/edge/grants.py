@@ -169,6 +169,8 @@ class Grants:
             told["resume"] = msgspec.Raw(so_far.resume)
         if so_far.prior is not None:
             told["prior"] = msgspec.Raw(so_far.prior)
+        if so_far.decided is not None:
+            told["approvals"] = msgspec.Raw(so_far.decided)
         return msgspec.Raw(msgspec.json.encode(told))
 
     async def _send(

@@ -23,13 +23,3 @@ where organization_id = $1 and id = $2
 
 -- name: decide_approval
 select vespid_decide_approval($1, $2, $3, $4, $5, $6, $7)
-
--- name: read_kept_loop
--- The loop that an attempt left, and what people decided of the node's calls so far, in the order in which they were asked.
-select e.output->'loop' as state,
-    coalesce((select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('n', a.n, 'tool', a.tool, 'digest', a.digest, 'decision', a.decision,
-                                                                     'comment', a.comment)) order by a.requested_at, a.n)
-              from approvals a
-              where a.run_id = e.run_id and a.node_id = e.node_id and a.kind = 'tool' and a.decision <> 'cancelled'), '[]') as approvals
-from executions e
-where e.request_id = $1

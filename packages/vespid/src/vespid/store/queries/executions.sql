@@ -34,7 +34,7 @@ select outcome, run_id, seq from vespid_x_keep_executions($1) order by ord
 select vespid_x_hand_over($1, $2, $3)
 
 -- name: read_resume
-select resume, prior from vespid_x_read_resume($1, $2, $3)
+select resume, prior, decided from vespid_x_read_resume($1, $2, $3)
 
 -- name: refuse_execution
 select * from vespid_x_refuse_execution($1, $2, $3)

@@ -968,10 +968,11 @@ begin
 end $$;
 
 -- From where an execution goes on that is not begun for the first time: what its last holder kept, else what an earlier
--- attempt of its node kept or was parked with (`output.loop`), the newest first; and the tool events of all of them, the
--- newest first to count against `prior_max_chars`, told oldest first. One row, or none: it is another organization's.
+-- attempt of its node kept or was parked with (`output.loop`), the newest first; the tool events of all of them, the
+-- newest first to count against `prior_max_chars`, told oldest first; and what people decided of its calls, in the order in
+-- which they were asked. One row, or none: it is another organization's.
 create function vespid_x_read_resume(org uuid, request text, prior_max_chars int)
-returns table (resume text, prior jsonb)
+returns table (resume text, prior jsonb, decided jsonb)
 language plpgsql stable security definer set search_path = pg_catalog, public as $$
 declare
     asked record;
@@ -989,6 +990,10 @@ begin
               and coalesce((e.output->'loop')::text, e.progress) is not null
             order by e.attempt desc limit 1;
         end if;
+        select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('n', a.n, 'tool', a.tool, 'digest', a.digest, 'decision', a.decision,
+                                                              'comment', a.comment)) order by a.requested_at, a.n) into decided
+        from approvals a
+        where a.run_id = asked.run_id and a.node_id = asked.node_id and a.kind = 'tool' and a.decision <> 'cancelled';
         if prior_max_chars > 0 then
             -- The event within the payload; of one that was cut as a whole, what is left of it.
             select jsonb_agg(jsonb_build_object('kind', t.message, 'level', t.level, 'message', t.payload->'message',
