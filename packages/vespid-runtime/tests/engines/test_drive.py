@@ -238,6 +238,26 @@ async def test_output_in_json_is_mended_and_decoded() -> None:
     assert (end.value, heard.deltas, len(heard.kept)) == ({"n": 3}, [], 2)
 
 
+async def test_answer_that_came_as_the_time_was_up_is_kept_with_the_failure() -> None:
+    """Both in one batch: the tool blocks the loop itself until it is too late."""
+    now = monotonic_ms()
+
+    async def leap(arguments: dict[str, object], use: ToolUse) -> object:
+        nonlocal now
+        now += 10_000_000
+        return "seen"
+
+    heard = Heard()
+    tools = (FakeTool(), FakeTool("leap", leap))
+    turn = drive(ScriptedModel(say("", call(call_id="a"), call("leap", "b"))), *tools, heard=heard)
+    turn._now_ms = lambda: now
+    assert await code_of(turn) == Code.NODE_EXECUTION_TIMEOUT
+    loop = out_of(heard.kept[-1], 0)
+    told = [payload["callId"] for kind, payload in heard.events if kind == "tool_result"]
+    assert [call.id for call in loop.open if call.result is not None] == told
+    assert loop.told == loop.usage
+
+
 # --- models that fail ------------------------------------------------------------------------------------------------
 
 

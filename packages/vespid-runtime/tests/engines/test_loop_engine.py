@@ -207,6 +207,18 @@ async def test_parked_turn_goes_on_elsewhere_and_tells_only_its_own_tokens(
     assert [used and used.total_tokens for used in (parked.value.usage, answer.usage)] == [18, 18]
 
 
+async def test_try_after_a_failed_one_goes_on_and_tells_only_its_own_tokens(
+    server: ModelServer, engine: LoopEngine, ask: MakeRequest, look: FakeTool
+) -> None:
+    server.will(call_tools(Tool("memory_look", {"at": 1})), Fail(400, "not now"), Say("Looked."))
+    heard = Heard()
+    with pytest.raises(EngineError) as failed:
+        await engine.turn(ask(), heard)
+    answer = await engine.turn(ask(resume=heard.kept[-1]), Heard())
+    assert (answer.content, len(look.uses), len(server.requests)) == ("Looked.", 1, 3)
+    assert [used and used.total_tokens for used in (failed.value.usage, answer.usage)] == [18, 18]
+
+
 async def test_turn_that_died_is_gone_on_with_and_its_tokens_are_told_by_the_next_try(
     server: ModelServer, engine: LoopEngine, ask: MakeRequest, look: FakeTool
 ) -> None:

@@ -75,20 +75,32 @@ def test_loop_that_none_of_ours_can_have_been_is_none(calling, other: dict[str, 
     assert take_out(kept(calling, **other), 5_000, 0) is None
 
 
+def _same_ids(document) -> None:
+    document["open"][1]["id"] = document["asking"]["toolCalls"][1]["id"] = "a"
+
+
+def _before_the_first(document) -> None:
+    document["calls"] = 1
+    for n, call in enumerate(document["open"], -1):
+        call["n"] = n
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        lambda calls: calls.reverse(),
-        lambda calls: calls[1].update(id="a"),
-        lambda calls: calls[1].update(n=0),
-        lambda calls: calls[0]["result"].update(callId="b"),
-        lambda calls: calls.pop(),
-        lambda calls: calls[1].update(result={"callId": "b", "content": "all answered"}),
+        lambda document: document["open"].reverse(),
+        lambda document: document["open"][1].update(id="other"),
+        lambda document: document["open"][1].update(n=0),
+        lambda document: document["open"][0]["result"].update(callId="b"),
+        lambda document: document["open"].pop(),
+        lambda document: document["open"][1].update(result={"callId": "b", "content": "all answered"}),
+        _same_ids,
+        _before_the_first,
     ],
 )
 def test_calls_that_do_not_belong_together_are_none(calling, change) -> None:
     document = msgspec.json.decode(put_away(calling))
-    change(document["open"])
+    change(document)
     assert take_out(msgspec.json.encode(document), 5_000, 0) is None
 
 

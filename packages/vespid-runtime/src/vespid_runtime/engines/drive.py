@@ -22,7 +22,7 @@ from vespid_runtime.loop import walk
 from vespid_runtime.loop.effects import CallModel, CallTool, Cancelled, End, Failed, Finished, Say, Stop, Tell, Wanted
 from vespid_runtime.loop.events import Delta, ModelFailed, Replied, Resume, Start, Tick, Told, ToolAnswered
 from vespid_runtime.loop.keeping import put_away
-from vespid_runtime.loop.machine import State
+from vespid_runtime.loop.machine import TERMINAL, State
 from vespid_runtime.loop.state import Call, Loop
 from vespid_runtime.loop.task import LoopTask
 from vespid_runtime.models.types import Done, Model, ModelAuth, ModelError, ModelRequest, TextDelta
@@ -101,7 +101,7 @@ class Drive:
 
     async def run(self, resume: Loop | None = None) -> End:
         """How it ended. Raises EngineParked where people have to decide first, and what `output.keep` raises."""
-        loop = Loop() if resume is None else resume
+        live = loop = Loop() if resume is None else resume
         batch: list[Told] = [(Start if resume is None else Resume)(now_ms=self._now_ms())]
         try:
             while True:
@@ -109,7 +109,11 @@ class Drive:
                 for told in batch:
                     loop, more = walk.step(self._task, loop, told)
                     wanted += more
+                    live = live if loop.state in TERMINAL else loop
                 end = await self._do(loop, wanted, has_news=any(isinstance(told, _NEWS) for told in batch))
+                if isinstance(end, Failed) and live.state is not State.READY:
+                    # A later try may go on from here all the same. What was used is told with the failure.
+                    await self._output.keep(put_away(live.all_told(end.usage)))
                 if end is not None:
                     return end
                 self._park_if_waiting(loop)
@@ -230,7 +234,7 @@ class Drive:
         if not self._waiting or loop.state is not State.CALLING:
             return
         if {call.id for call in loop.unanswered} <= self._waiting.keys():
-            raise EngineParked(put_away(loop.all_told()), tuple(self._waiting.values()), loop.untold_usage)
+            raise EngineParked(put_away(loop.all_told(loop.usage)), tuple(self._waiting.values()), loop.untold_usage)
 
     async def _stop(self) -> None:
         """A tool has its own grace within ours (`Toolbox.call`)."""

@@ -84,9 +84,9 @@ class Loop(_Part, frozen=True, kw_only=True):
     def untold_usage(self) -> Usage:
         return usage_since(self.usage, self.told)
 
-    def all_told(self) -> Loop:
-        """As it is once its host has told what it used."""
-        return msgspec.structs.replace(self, told=self.usage)
+    def all_told(self, usage: Usage) -> Loop:
+        """As it is once its host has told that this is what it has used."""
+        return msgspec.structs.replace(self, usage=usage, told=usage)
 
     @property
     def unanswered(self) -> tuple[Call, ...]:
