@@ -26,6 +26,7 @@ async def tickets() -> AsyncIterator[LocalServer]:
     server = LocalServer()
     app = web.Application()
     app.router.add_get("/ticket", server.echo)
+    app.router.add_get("/slow", server.slow)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", server.port).start()
@@ -95,3 +96,28 @@ async def test_a_session_is_answered_on_its_host_and_remembers(organization: Org
     model.will(call_tools(Tool("memory_get", {"path": "MEMORY.md"})), Say("Tea."))
     await chat.answer(await chat.say("What do I like?"))
     assert "Ann likes tea." in str(model.requests[-1].body)
+
+
+@pytest.mark.promise("P1")
+async def test_an_agent_killed_in_mid_call_goes_on_after_its_restart_and_repeats_no_call_that_finished(
+    organization: Organization, model: ModelServer, tickets: LocalServer
+) -> None:
+    keys = {"OPENAI_API_KEY": OWN_KEY, "OPENAI_BASE_URL": model.openai_url}
+    process, _ = await organization.pair(**keys)
+    urls = [f"{tickets.url}{path}" for path in ("/ticket", "/slow")]
+    model.will(*(call_tools(Tool("connector_http_request", {"method": "GET", "url": url})) for url in urls))
+    workflow = (await organization.publish(prompt("Do both.", tools={"allow": [HTTP]})))["workflow"]
+    run_id = await organization.start_run(workflow["id"])
+    await tickets.called.wait()
+    assert tickets.calls == 2
+
+    await process.kill()
+    tickets.let.set()
+    model.will(Say("Both are done."))
+    await organization.restart_agent(**keys)
+    run = await organization.finished(workflow["id"], run_id, within_s=90)
+    assert (run["status"], run["error"]) == ("succeeded", None)
+    assert run["output"]["steps"][0]["output"]["text"] == "Both are done."
+    # The ticket was read once, the call that had not finished was made again, and no answer of the model's was lost.
+    assert tickets.calls == 3
+    assert len(model.requests) == 3

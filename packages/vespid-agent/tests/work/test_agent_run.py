@@ -9,7 +9,7 @@ import pytest
 from tests.support.model_server import Fail, ModelServer, Say, Tool, call_tools
 
 from vespid_agent.settings import AgentSettings
-from vespid_agent.testing.fake_gateway import Connection, FakeGateway
+from vespid_agent.testing.fake_gateway import RUN_ID, Connection, FakeGateway
 from vespid_agent.testing.payloads import decoded, prompt
 from vespid_agent.testing.running import InProcessAgent
 from vespid_protocol import frames as f
@@ -230,3 +230,17 @@ async def test_node_has_no_memory(gateway: FakeGateway, agent: InProcessAgent, m
     request = await gateway.dispatch("agent.run", prompt("Go.", allow=["memory.*"]))
     await gateway.result(request)
     assert (await gateway.link()).of(f.ExecuteEvent, request)[1].event.message == "UNKNOWN_TOOL"
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+async def test_shell_runs_where_the_organization_lets_it(
+    gateway: FakeGateway, agent: InProcessAgent, model: ModelServer, tmp_path: Path, is_on: bool
+) -> None:
+    model.will(call_tools(Tool("shell_run", {"script": "echo > made; echo $VESPID_IDEMPOTENCY_KEY"})), Say("Done."))
+    settings = {"tools": {"shellRunEnabled": is_on}}
+    payload = prompt("Go.", allow=["shell.run"], organizationSettings=settings)
+    request = await gateway.dispatch("agent.run", payload, request_id=f"{RUN_ID}:n:3")
+    assert output(await gateway.result(request))["text"] == "Done."
+    told = str(model.requests[1].body["messages"][-1])
+    assert (tmp_path / "work" / RUN_ID / "n" / "made").exists() is is_on
+    assert (f"{RUN_ID}:n:tool:0" in told, "TOOL_POLICY_DENIED:shell.run" in told) == (is_on, not is_on)

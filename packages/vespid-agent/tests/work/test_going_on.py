@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.support.model_server import ModelServer, Say, call_tools
+from tests.support.model_server import ModelServer, Say, Tool, call_tools
 
 from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import RUN_ID, FakeGateway
 from vespid_agent.testing.payloads import decoded, prompt
-from vespid_agent.testing.running import AgentProcess, InProcessAgent
+from vespid_agent.testing.running import AgentProcess, InProcessAgent, appears
 from vespid_agent.work import agent_stream
 from vespid_protocol import frames as f
 
@@ -151,7 +151,7 @@ async def test_loop_that_no_frame_holds_stays_behind_and_the_failure_is_told(
             tools = {"allow": [HTTP], "approval": {HTTP: {}}}
             payload = prompt("Go.", allow=[HTTP], config={"tools": tools})
             parked = failure(await small.run("agent.run", payload), "APPROVAL_REQUIRED")
-            assert list(parked) == ["approvals"]
+            assert parked.keys() & {"loop", "approvals"} == {"approvals"}
         finally:
             await running.stop()
 
@@ -190,3 +190,29 @@ async def test_what_is_too_large_to_keep_leaves_nothing_older_behind(
     await agent.stop()
     await agent.start()
     assert (await gateway.result(request)).output is msgspec.UNSET
+
+
+async def test_commands_that_a_killed_agent_left_running_are_ended_all_of_them(
+    gateway: FakeGateway, process: AgentProcess, model: ModelServer, tmp_path: Path
+) -> None:
+    # Under its name once it is whole.
+    files = [tmp_path / name for name in ("one", "two")]
+    scripts = [f"echo $$ > {file}.new; mv {file}.new {file}; exec sleep 600" for file in files]
+    model.will(call_tools(*(Tool("shell_run", {"script": script}) for script in scripts)))
+    payload = prompt("Go.", allow=["shell.run"], organizationSettings={"tools": {"shellRunEnabled": True}})
+    await process.start()
+    await gateway.dispatch("agent.run", payload, request_id=FIRST)
+    for file in files:
+        await appears(file)
+    pids = [int(file.read_text()) for file in files]
+    await process.kill()
+    await process.start()
+    failure(await gateway.result(FIRST), "AGENT_DISCONNECTED")
+    assert [is_running(pid) for pid in pids] == [False, False]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -102,8 +102,6 @@ class AgentWork:
                 workdir=scope.workdir,
             )
             stream = AgentStream(job)
-            if request.resume is not None:  # should this attempt not come as far as to keep anything
-                await stream.keep(request.resume)
             try:
                 answer = await engine.turn(request, stream)
             except EngineParked as parked:
