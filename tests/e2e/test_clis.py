@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.support.chat import Chat
-from tests.support.model_server import Fail, ModelServer, Say, Tool, Wait
+from tests.support.model_server import Fail, ModelServer, Say, Tool, Wait, call_tools
 from tests.support.organization import Organization, until
 from tests.support.processes import RunningProcess
 
@@ -44,6 +44,14 @@ class Host:
         body = self.server.requests[at].body
         return json.dumps(body.get("messages") or body.get("input"))
 
+    async def run(self, config: Mapping[str, object]) -> tuple[str, str]:
+        """A run of one node of this engine, begun: its id and its workflow's."""
+        engine = {"id": self.engine, "model": "some-model"}
+        config = {"engine": engine, "prompt": {"instructions": "Do it."}, "tools": {"allow": []}, **config}
+        node = {"id": "n1", "type": "agent.run", "config": config, "retry": {"maxAttempts": 1, "backoffMs": 0}}
+        workflow = (await self.organization.publish(node))["workflow"]["id"]
+        return await self.organization.start_run(workflow), workflow
+
     async def chat(self, **body: object) -> Chat:
         engine = {"id": self.engine, "model": "some-model"}
         return await Chat.begin(self.organization, engine=engine, engineId=self.engine, **body)
@@ -78,6 +86,8 @@ async def host(request: pytest.FixtureRequest, organization: Organization, serve
             """
         )
         env = {"VESPID_CODEX_PATH": str(program), "CODEX_HOME": str(home), "STAND_IN_KEY": KEY}
+    # Its connectors may reach this machine.
+    env["VESPID_AGENT_EGRESS_ALLOW"] = "127.0.0.1"
     agent, agent_id = await organization.pair(name, **env)
     await offers(organization, agent_id, ENGINES[name])
     return Host(name, organization, server, agent, agent_id, env)
@@ -114,6 +124,51 @@ async def test_turns_of_a_session_are_answered_and_go_on(host: Host) -> None:
     assert await chat.told(await chat.say("what did I say?")) == "You said hello."
     assert "I am here." in host.shown()
     assert "<conversation>" not in host.shown()
+
+
+async def test_a_session_remembers_by_our_tools(host: Host) -> None:
+    note = {"path": "memory/notes.md", "content": "the cat is grey"}
+    host.server.will(call_tools(host.call("memory_write", note)), Say("Noted."))
+    host.server.will(call_tools(host.call("memory_search", {"query": "cat"})), Say("It is grey."))
+    chat = await host.chat(tools={"allow": ["memory.*"]})
+    assert await chat.told(await chat.say("remember the cat")) == "Noted."
+    assert await chat.told(await chat.say("and the cat?")) == "It is grey."
+    assert "the cat is grey" in host.shown()
+    kinds = [kind for kind in await chat.kinds() if kind in ("tool_call", "tool_result")]
+    assert kinds == ["tool_call", "tool_result"] * 2
+
+
+async def test_a_node_is_answered_with_its_tools_and_its_usage(host: Host) -> None:
+    look = host.call("connector_http_request", {"method": "GET", "url": f"{host.server.origin}/nothing-here"})
+    host.server.will(call_tools(look), Say("It ran."))
+    run_id, workflow = await host.run({"tools": {"allow": ["connector.http.request"]}})
+    run = await host.organization.finished(workflow, run_id)
+    assert (run["status"], run["error"]) == ("succeeded", None)
+    output = run["output"]["steps"][0]["output"]
+    assert (output["engineId"], output["text"]) == (host.engine, "It ran.")
+    assert (output["usage"]["inputTokens"], output["usage"]["outputTokens"]) == (22, 14)
+    assert "404" in host.shown()
+    events = await host.organization.events(workflow, run_id)
+    told = [event for event in events if event["message"] in ("tool_call", "tool_result")]
+    assert [event["message"] for event in told] == ["tool_call", "tool_result"]
+    assert {event["payload"]["payload"]["tool"] for event in told} == {"connector.http.request"}
+
+
+async def test_a_node_may_not_use_what_it_does_not_name(host: Host) -> None:
+    look = host.call("connector_http_request", {"method": "GET", "url": f"{host.server.origin}/nothing-here"})
+    host.server.will(call_tools(look), Say("I may not."))
+    run_id, workflow = await host.run({})
+    run = await host.organization.finished(workflow, run_id)
+    assert run["output"]["steps"][0]["output"]["text"] == "I may not."
+    assert "404" not in host.shown()
+
+
+async def test_a_node_that_wants_json_gets_it(host: Host) -> None:
+    host.server.will(Say("Well, 3."), Say('{"a": 3}'))
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    run_id, workflow = await host.run({"output": {"mode": "json", "jsonSchema": schema}})
+    run = await host.organization.finished(workflow, run_id)
+    assert run["output"]["steps"][0]["output"]["json"] == {"a": 3}
 
 
 async def test_a_host_that_takes_over_is_told_what_was_said(host: Host) -> None:

@@ -192,7 +192,11 @@ async def test_a_slow_tool_is_heard_of_and_a_cancelled_call_ends(
     assert stuck.cancelled.is_set()
 
 
-async def test_a_client_that_goes_away_ends_its_call(bench: Bench, heard: Heard, http: aiohttp.ClientSession) -> None:
+async def test_a_client_that_goes_away_ends_its_call(
+    bench: Bench, heard: Heard, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not because nobody takes what is written.
+    monkeypatch.setattr(bridges, "_STILL_AT_IT_S", 3600)
     stuck = Stuck()
     spoken = Spoken(bench.request(tools=[stuck]), heard, http)
     async with spoken.bridge:
