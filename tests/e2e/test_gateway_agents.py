@@ -4,7 +4,6 @@ What a call has finished is told by who was called: the stand-in of the model, t
 """
 
 import asyncio
-import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from tests.support.approvals import decide, waiting
 from tests.support.local_server import LocalServer
 from tests.support.model_server import ModelServer, Say, Step, Tool, Wait, call_tools
 from tests.support.organization import Organization, until
@@ -180,59 +178,6 @@ async def test_a_loop_whose_workers_end_at_every_step_repeats_no_call_that_had_f
     logs = "".join(process.log() for process in house.processes._started)
     assert KEY not in logs
     assert KEY not in str(await house.organization.events(house.workflow_id, house.run_id))
-
-
-def skill(folder: Path, script: str) -> Path:
-    """A folder of skills with one in it: `skill.size`."""
-    home = folder / "skills" / "size"
-    home.mkdir(parents=True)
-    about = {
-        "id": "size",
-        "version": "1.0.0",
-        "description": "Says how large a ticket is.",
-        "entrypoint": "run.sh",
-        "runtime": "shell",
-        "inputSchema": {"type": "object", "properties": {"ticket": {"type": "integer"}}, "required": ["ticket"]},
-        "outputMode": "json",
-    }
-    (home / "skill.json").write_text(json.dumps(about))
-    (home / "run.sh").write_text(script)
-    return home.parent
-
-
-@pytest.mark.promise("P2")
-async def test_a_ticket_is_read_sized_and_with_leave_written_back_whoever_dies(house: House, tmp_path: Path) -> None:
-    sized, written = tmp_path / "sized", tmp_path / "written"
-    script = f"echo sized >> {sized}\nwhile [ ! -e {tmp_path}/go ]; do sleep 0.05; done\necho '{{\"size\": 3}}'\n"
-    await house.organization.pair(VESPID_AGENT_SKILLS_DIR=str(skill(tmp_path, script)))
-    house.model.will(
-        call_tools(Tool("connector_http_request", {"method": "GET", "url": f"{house.local.url}/echo?ticket=7"})),
-        Wait(Say("lost")),
-        call_tools(Tool("skill_size", {"ticket": 7})),
-        call_tools(Tool("shell_run", {"script": f"echo written >> {written}"})),
-        Wait(Say("lost")),
-        Say("Ticket 7 has size 3."),
-    )
-    rules = {"shell.run": {"by": "owner"}}
-    await house.start("connector.http.request", "skill.size", "shell.run", approval=rules)
-    await house.asked(2)
-    await kill(await house.holder())
-    await until(sized.exists, "the skill runs")
-    await kill(await house.holder())
-    house.let_shell_end()
-    asked = await waiting(house.organization, house.run_id)
-    assert (asked["what"]["tool"], written.exists()) == ("shell.run", False)
-    await decide(house.organization, asked, "approve")
-    await house.asked(5)
-    await kill(await house.holder())
-
-    assert (await house.finished())["text"] == "Ticket 7 has size 3."
-    assert len(house.model.requests) == 6
-    assert (house.local.calls, sized.read_text(), written.read_text()) == (1, "sized\n", "written\n")
-    results = [message["content"] for message in house.model.requests[-1].body["messages"] if message["role"] == "tool"]
-    assert '"size":3' in results[1].replace(" ", "")
-    told = await house.calls_told()
-    assert [n for kind, n in told if kind == "tool_result"] == [0, 1, 2]
 
 
 @pytest.mark.promise("P4")

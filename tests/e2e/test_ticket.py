@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
+from tests.support.approvals import decide, waiting
 from tests.support.installed import QUICK
 from tests.support.model_server import Asked, ModelServer, Say, Step, Tool, Wait, call_tools
 from tests.support.organization import Organization, until
@@ -151,25 +151,6 @@ class House:
         self.workflow_id = (await self.organization.publish(node))["workflow"]["id"]
         self.run_id = await self.organization.start_run(self.workflow_id, {"number": NUMBER})
 
-    async def approval(self) -> dict[str, Any]:
-        """The one that waits, once there is one."""
-
-        async def waiting() -> dict[str, Any] | None:
-            path = f"/v1/orgs/{{org}}/approvals?status=pending&runId={self.run_id}"
-            found = (await self.organization.call("GET", path, status=200)).body["approvals"]
-            return dict(found[0]) if found else None
-
-        return dict(await until(waiting, "somebody is asked"))
-
-    async def shown(self, approval: dict[str, Any]) -> dict[str, Any]:
-        """What would run."""
-        path = f"/v1/orgs/{{org}}/approvals/{approval['id']}"
-        return dict((await self.organization.call("GET", path, status=200)).body["approval"]["what"])
-
-    async def approve(self, approval: dict[str, Any]) -> None:
-        path = f"/v1/orgs/{{org}}/approvals/{approval['id']}/approve"
-        await self.organization.call("POST", path, {"hash": approval["hash"], "comment": "go on"}, status=200)
-
 
 @pytest_asyncio.fixture
 async def house(processes: Processes, tmp_path: Path) -> AsyncIterator[House]:
@@ -238,16 +219,15 @@ async def test_killed_at_each_step_it_repeats_no_call_that_had_finished(house: H
     # The model thinks about how urgent it is.
     await killed(lambda: is_asked(2))
     # A person is asked.
-    approval = await house.approval()
+    asked = await waiting(house.organization, house.run_id)
     await kill_holder(house, mode)
-    assert await house.approval() == approval
-    assert approval["tool"] == WRITE
-    shown = await house.shown(approval)
-    assert shown["arguments"] == {"repo": REPO, "issueNumber": NUMBER, "body": COMMENT}, shown
+    assert await waiting(house.organization, house.run_id) == asked
+    assert asked["what"]["tool"] == WRITE
+    assert asked["what"]["arguments"] == {"repo": REPO, "issueNumber": NUMBER, "body": COMMENT}
     assert desk.comments == []
     # The comment has been written, and nobody knows.
     desk.hold("POST")
-    await house.approve(approval)
+    await decide(house.organization, asked, "approve")
     await until(lambda: desk.comments, "the comment is written")
     clerk.be_silent_at(3)
     await kill_holder(house, mode)
