@@ -7,7 +7,7 @@ from aiohttp import web
 from tests.support.chat import Chat
 from tests.support.local_server import LocalServer
 from tests.support.model_server import ModelServer, Say, Tool, call_tools
-from tests.support.organization import Organization
+from tests.support.organization import Organization, until
 
 LOOP = "vespid.loop.v1"
 HTTP = "connector.http.request"
@@ -96,6 +96,24 @@ async def test_a_session_is_answered_on_its_host_and_remembers(organization: Org
     model.will(call_tools(Tool("memory_get", {"path": "MEMORY.md"})), Say("Tea."))
     await chat.answer(await chat.say("What do I like?"))
     assert "Ann likes tea." in str(model.requests[-1].body)
+
+
+async def test_a_sessions_commands_follow_the_organizations_setting_at_once(
+    organization: Organization, model: ModelServer
+) -> None:
+    await organization.pair(OPENAI_API_KEY=OWN_KEY, OPENAI_BASE_URL=model.openai_url)
+    engine = {"id": LOOP, "provider": "openai", "model": "gpt-5"}
+    chat = await Chat.begin(organization, engine=engine, engineId=LOOP, tools={"allow": ["shell.run"]})
+    for enabled, said in ((True, "from a command 7"), (False, "TOOL_NOT_ALLOWED:shell.run")):
+        setting = {"tools": {"shellRunEnabled": enabled}}
+        await organization.call("PUT", "/v1/orgs/{org}/settings", setting, status=200)
+
+        async def is_followed(said: str = said) -> bool:
+            model.will(call_tools(Tool("shell_run", {"script": "echo from a command $((3 + 4))"})), Say("Done."))
+            await chat.answer(await chat.say("Run it."))
+            return said in str(model.requests[-1].body["messages"][-1])
+
+        await until(is_followed, f"the setting {enabled} is followed")
 
 
 @pytest.mark.promise("P1")

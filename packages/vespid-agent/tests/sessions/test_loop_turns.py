@@ -90,6 +90,17 @@ async def test_tool_that_the_session_does_not_allow_is_not_called(
     assert refused.message == "TOOL_NOT_ALLOWED:memory.write"
 
 
+async def test_command_is_run_only_while_the_organization_lets_models_run_any(
+    gateway: FakeGateway, agent: InProcessAgent, model: ModelServer
+) -> None:
+    conversation = talk(gateway, toolsAllow=["shell.run"])
+    for may_run, said in ((True, "from a command 7"), (False, "TOOL_NOT_ALLOWED:shell.run")):
+        conversation.may_run_shell = may_run
+        model.will(call_tools(Tool("shell_run", {"script": "echo from a command $((3 + 4))"})), Say("Done."))
+        await conversation.say("Run it.")
+        assert said in str(model.requests[-1].body["messages"][-1])
+
+
 async def test_session_of_an_earlier_try_repeats_no_call_that_finished(
     gateway: FakeGateway, agent: InProcessAgent, model: ModelServer
 ) -> None:

@@ -391,6 +391,8 @@ class SessionTurn(Frame, frozen=True, kw_only=True, tag="session_turn"):
     attachments: MaybeRaw = UNSET
     # v2: the tool events of an earlier try of this turn.
     prior: MaybeRaw = UNSET
+    # v2: the organization lets models run shell commands now (`tools.shellRunEnabled`).
+    shell_run_enabled: bool | UnsetType = UNSET
 
 
 class SessionCancel(Frame, frozen=True, kw_only=True, tag="session_cancel"):
@@ -479,7 +481,7 @@ V2_FIELDS: dict[type[Frame], dict[str, object]] = {
     Hello: dict.fromkeys(("protocol", "instance_id", "journal_id", "in_flight", "unacked", "open_sessions")),
     Execute: {"lease_epoch": None, "timeout_ms": None, "on_lost": None, "secrets": None, "traceparent": None},
     SessionOpen: {"generation": None, "memory": None, "more": None},
-    SessionTurn: {"prior": UNSET},
+    SessionTurn: {"prior": UNSET, "shell_run_enabled": UNSET},
     MemorySync: {"direction": None, "documents": None},
 }
 

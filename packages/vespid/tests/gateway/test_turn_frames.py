@@ -66,4 +66,6 @@ def test_the_turn_carries_message_attachments_and_what_was_done_before() -> None
     assert sent["attachments"] == [{"name": "a"}]
     assert sent["prior"] == [{"type": "tool_call"}]
     plain = msgspec.json.decode(encode(turn_frame(HEAD, 2, b'{"message":"hi"}', None)))
-    assert not {"attachments", "prior"} & plain.keys()
+    assert not {"attachments", "prior", "shellRunEnabled"} & plain.keys()
+    shell = turn_frame(HEAD, 2, b'{"message":"hi"}', None, may_run_shell=True)
+    assert msgspec.json.decode(encode(shell))["shellRunEnabled"] is True

@@ -10,6 +10,7 @@ import msgspec
 from vespid_agent.marks import Marks
 from vespid_agent.sessions.session import Session
 from vespid_agent.tools.scope import ToolScope
+from vespid_agent.tools.shell import ID as SHELL
 from vespid_agent.work.job import idempotency_key
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import Level, SessionTurn
@@ -39,7 +40,7 @@ def request_of(
         attachments=tuple(attachments),
         history=session.before(order.event_seq),
         prior=tuple(prior),
-        config=session.config,
+        config=msgspec.structs.replace(session.config, tools_allow=allowed(order, session)),
         idempotency_key=idempotency_key(order.request_id),
         memory=memory,
         tools=tools,
@@ -47,8 +48,13 @@ def request_of(
     )
 
 
+def allowed(order: SessionTurn, session: Session) -> tuple[str, ...]:
+    """What the engine may call: no shell where the organization does not let models run commands now."""
+    return tuple(tool for tool in session.config.tools_allow if tool != SHELL or order.shell_run_enabled is True)
+
+
 def scope_of(order: SessionTurn, memory: MemoryWorkspace, workdir: Path, marks: Marks) -> ToolScope:
-    """A session brings no secrets for its tools, and its configuration no leave to run shell commands."""
+    """A session brings no secrets for its tools."""
     return ToolScope(
         organization_id=order.organization_id,
         user_id=order.user_id,
@@ -56,6 +62,7 @@ def scope_of(order: SessionTurn, memory: MemoryWorkspace, workdir: Path, marks: 
         run_id=order.session_id,
         node_id=workdir.name,
         workdir=workdir,
+        may_run_shell=order.shell_run_enabled is True,
         memory=memory,
         emit=_unsaid,
         mark=marks.put,

@@ -23,7 +23,7 @@ from vespid_agent.logs import Logger
 from vespid_agent.marks import Marks
 from vespid_agent.sandbox.task import SandboxError
 from vespid_agent.sessions.ending import TurnEnd, error_of, final_of, fit_end, lost
-from vespid_agent.sessions.request import request_of, scope_of
+from vespid_agent.sessions.request import allowed, request_of, scope_of
 from vespid_agent.sessions.serving import Serving
 from vespid_agent.sessions.session import Session
 from vespid_agent.sessions.stream import TurnStream
@@ -308,7 +308,7 @@ class Turns:
             except SandboxError as refused:
                 raise EngineError(refused.code, refused.message) from None
             scope = scope_of(order, memory.workspace, workdir, Marks(partial(self._journal.mark, order.request_id)))
-            await serving.kit.ready(session.config.tools_allow)
+            await serving.kit.ready(allowed(order, session))
             tools = serving.kit.toolbox(scope)
             self._mask(turn, tools.secrets)
             request = request_of(order, session, memory.workspace, tools, workdir)

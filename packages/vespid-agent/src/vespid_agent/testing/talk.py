@@ -34,6 +34,8 @@ class Talk:
         self.seq = 1
         # Of the last message with an answer.
         self.answered_seq = 0
+        # Whether the organization lets models run commands.
+        self.may_run_shell = False
         chosen: dict[str, object] = {"id": engine}
         if "auth" in config:
             chosen |= {"authMode": "inline_api_key", "auth": config.pop("auth")}
@@ -101,6 +103,7 @@ class Talk:
                 message=message,
                 prior=_raw(prior),
                 attachments=_raw(attachments),
+                shell_run_enabled=True if self.may_run_shell else msgspec.UNSET,
             ),
             link,
         )

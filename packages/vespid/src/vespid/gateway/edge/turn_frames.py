@@ -37,7 +37,9 @@ def open_frames(head: SessionOpen, past: Past, *, max_frame_bytes: int, is_base:
     return [_filled(head, past, part, more=True if part is not parts[-1] else None) for part in parts]
 
 
-def turn_frame(head: SessionOpen, seq: int, payload: bytes, prior: bytes | None) -> SessionTurn:
+def turn_frame(
+    head: SessionOpen, seq: int, payload: bytes, prior: bytes | None, *, may_run_shell: bool = False
+) -> SessionTurn:
     """`payload` is the user message's: {message, attachments?}."""
     message = _decode_message(payload)
     return SessionTurn(
@@ -50,6 +52,7 @@ def turn_frame(head: SessionOpen, seq: int, payload: bytes, prior: bytes | None)
         message=message.message,
         attachments=message.attachments,
         prior=msgspec.UNSET if prior is None else msgspec.Raw(prior),
+        shell_run_enabled=True if may_run_shell else msgspec.UNSET,
     )
 
 

@@ -18,6 +18,7 @@ from vespid.bus.messages import Offer
 from vespid.bus.session_news import Moved, encode
 from vespid.dispatch.house import House
 from vespid.dispatch.turn_wanted import wanted
+from vespid.domain.policy import SHELL_TOOL
 from vespid.domain.session_config import session_config
 from vespid.domain.session_options import EngineChoice
 from vespid.gateway.edge.connection import Connection
@@ -26,7 +27,7 @@ from vespid.gateway.edge.registry import Registry
 from vespid.gateway.edge.reservations import Reservations
 from vespid.gateway.edge.turn_frames import Past, open_frames, turn_frame
 from vespid.security.envelope import EnvelopeError
-from vespid.store.failure import STORE_AWAY
+from vespid.store.failure import STORE_AWAY, STORE_FAILED
 from vespid.store.secrets import SecretResolver, SecretsNotConfigured
 from vespid.store.turns import HostCopy, LeasedTurn, LeaseTurn, TurnStore
 from vespid_protocol.codes import Code
@@ -185,7 +186,8 @@ class TurnLeases:
             history_from=0,
             history_seq=session.last_turn_seq,
         )
-        turn.frame = turn_frame(head, turn.seq, leased.payload, leased.prior)
+        may_run_shell = SHELL_TOOL in session.tools_allow and await self._lets_shell(turn.org_id)
+        turn.frame = turn_frame(head, turn.seq, leased.payload, leased.prior, may_run_shell=may_run_shell)
         if leased.history is None:
             return []
         config = session_config(
@@ -242,6 +244,15 @@ class TurnLeases:
         await self._reservations.give_back(offer)
         session_id = SessionId(parse_turn_request_id(offer.request_id).session_id)
         self.place_again(offer.org_id, session_id, REPLACE_AFTER_S)
+
+    async def _lets_shell(self, org_id: OrgId) -> bool:
+        """Whether the organization lets models run commands; not, where nobody can say just now."""
+        try:
+            settings = await self._house.organizations.settings(org_id)
+        except STORE_FAILED as error:
+            log.warning("settings_unknown", org_id=org_id, error=repr(error))
+            return False
+        return settings.tools.shell_run_enabled
 
     async def _key(self, org_id: OrgId, secret_id: str) -> str:
         try:
