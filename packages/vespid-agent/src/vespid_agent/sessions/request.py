@@ -10,13 +10,13 @@ import msgspec
 from vespid_agent.marks import Marks
 from vespid_agent.sessions.session import Session
 from vespid_agent.tools.scope import ToolScope
-from vespid_agent.tools.shell import ID as SHELL
 from vespid_agent.work.job import idempotency_key
 from vespid_protocol.codes import Code
 from vespid_protocol.frames import Level, SessionTurn
 from vespid_runtime.engines.engine import EngineError, TurnRequest
 from vespid_runtime.memory.workspace import MemoryWorkspace
 from vespid_runtime.tools.event import ToolEvent
+from vespid_runtime.tools.shell import SHELL
 from vespid_runtime.tools.toolbox import Toolbox
 
 _ItemT = TypeVar("_ItemT")

@@ -15,20 +15,8 @@ from vespid_agent.tools.sandboxed import Asked, Sandboxed
 from vespid_agent.tools.scope import ToolScope
 from vespid_agent.work.shells import ShellAnswer, Wishes
 from vespid_protocol.codes import Code
+from vespid_runtime.tools.shell import DESCRIPTION, INPUT_SCHEMA, SHELL
 from vespid_runtime.tools.tool import Tool, ToolError, ToolUse
-
-ID = "shell.run"
-SCHEMA: dict[str, object] = {
-    "type": "object",
-    "properties": {
-        "script": {"type": "string", "minLength": 1, "description": "What the shell runs."},
-        "shell": {"enum": ["sh", "bash"], "description": "sh, unless said."},
-        "timeoutMs": {"type": "integer", "minimum": 1, "description": "When to end it."},
-        "env": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Further variables."},
-    },
-    "required": ["script"],
-    "additionalProperties": False,
-}
 
 
 class _Arguments(msgspec.Struct, frozen=True, rename="camel"):
@@ -49,11 +37,9 @@ class ShellTools:
 
 
 class _ShellRun:
-    id = ID
-    description = (
-        "Run a shell script in the sandbox, in the working folder of this task. Answers exit code, stdout and stderr."
-    )
-    input_schema = SCHEMA
+    id = SHELL
+    description = DESCRIPTION
+    input_schema = INPUT_SCHEMA
     secrets: Sequence[str] = ()
 
     def __init__(self, sandboxed: Sandboxed, scope: ToolScope) -> None:
@@ -63,7 +49,7 @@ class _ShellRun:
     async def call(self, arguments: dict[str, object], use: ToolUse) -> object:
         if not self._scope.may_run_shell:
             message = "the organization's setting tools.shellRunEnabled is off"
-            raise ToolError(f"{Code.TOOL_POLICY_DENIED}:{ID}", message)
+            raise ToolError(f"{Code.TOOL_POLICY_DENIED}:{SHELL}", message)
         try:
             asked = msgspec.convert(arguments, _Arguments)
         except msgspec.ValidationError as error:

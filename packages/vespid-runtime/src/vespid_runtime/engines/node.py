@@ -13,7 +13,6 @@ import msgspec
 from vespid_runtime.engines.config import Auth, EngineChoice, Limits, Output, Prompt, SessionConfig
 from vespid_runtime.engines.engine import TurnAnswer, TurnRequest
 from vespid_runtime.engines.names import LOOP, SPELLINGS
-from vespid_runtime.models.types import Usage
 from vespid_runtime.tools.approval import ApprovalDecided, ApprovalRule, Approvals
 from vespid_runtime.tools.event import ToolEvent
 from vespid_runtime.tools.toolbox import Toolbox
@@ -144,31 +143,6 @@ def turn_of(
         workdir=workdir,
         resume=resume or (kept if kept not in (b"", b"null") else None),
     )
-
-
-class _Kept(msgspec.Struct, frozen=True):
-    """Of what an engine keeps, the part that anybody understands."""
-
-    usage: Usage | None = None
-
-
-def usage_since(before: bytes | None, state: bytes) -> Usage | None:
-    """What the model took between two states that an engine kept, as far as they say."""
-    used, taken = _usage_of(state), _usage_of(before)
-    if used is None or taken is None:
-        return used
-    return Usage(
-        input_tokens=max(used.input_tokens - taken.input_tokens, 0),
-        output_tokens=max(used.output_tokens - taken.output_tokens, 0),
-        total_tokens=max(used.total_tokens - taken.total_tokens, 0),
-    )
-
-
-def _usage_of(state: bytes | None) -> Usage | None:
-    try:
-        return None if state is None else msgspec.json.decode(state, type=_Kept).usage
-    except msgspec.DecodeError:
-        return None
 
 
 def node_output(engine_id: str, request: TurnRequest, answer: TurnAnswer) -> dict[str, object]:

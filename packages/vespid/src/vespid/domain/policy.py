@@ -10,7 +10,8 @@ from typing import Annotated
 
 import msgspec
 
-SHELL_TOOL = "shell.run"
+from vespid_runtime.tools.shell import SHELL
+
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
@@ -93,4 +94,4 @@ def pause_ms(backoff: Backoff, failures: int) -> int:
 
 def effective_tools(allow: Iterable[str], settings: OrgSettings) -> list[str]:
     """`tools.allow` without what the organization does not permit; order kept, each once."""
-    return [tool for tool in dict.fromkeys(allow) if tool != SHELL_TOOL or settings.tools.shell_run_enabled]
+    return [tool for tool in dict.fromkeys(allow) if tool != SHELL or settings.tools.shell_run_enabled]

@@ -23,7 +23,7 @@ from vespid_runtime.engines.echo import EchoEngine
 from vespid_runtime.engines.engine import Engine, EngineError, EngineParked
 from vespid_runtime.engines.loop import LoopEngine
 from vespid_runtime.engines.names import ECHO, LOOP
-from vespid_runtime.engines.node import NodePayload, node_output, read_payload, turn_of, usage_since
+from vespid_runtime.engines.node import NodePayload, node_output, read_payload, turn_of
 from vespid_runtime.loop.task import LoopLimits
 from vespid_runtime.models.types import Usage
 from vespid_runtime.redaction import Redactor
@@ -114,7 +114,7 @@ class AgentRuns:
             answer = await engine.turn(request, turn)
         except EngineParked as parked:
             asked = msgspec.to_builtins(parked.asked)
-            used = _spent(payload, usage_since(request.resume, parked.state))
+            used = _spent(payload, parked.usage)
             output = {"loop": msgspec.json.decode(parked.state), "approvals": asked, **used}
             return Outcome(output, Code.APPROVAL_REQUIRED, str(parked))
         except EngineError as failed:

@@ -18,7 +18,6 @@ from vespid.dispatch.tool_calls import CallConflict, CallWanted, ToolCalls
 from vespid.domain.node_config import ExecutionConfig
 from vespid.domain.node_reader import schedule_of, selector_of
 from vespid.domain.plan import Schedule
-from vespid.domain.policy import SHELL_TOOL
 from vespid.domain.selector import Selector
 from vespid.store.agents import reported_tools
 from vespid.store.executions import CloudWork, ExecutionRow
@@ -31,23 +30,9 @@ from vespid_runtime.egress import GuardedHttp
 from vespid_runtime.engines.node import NodePayload
 from vespid_runtime.loop.names import is_allowed
 from vespid_runtime.tools.connector import connector_tools
+from vespid_runtime.tools.shell import DESCRIPTION, INPUT_SCHEMA, SHELL
 from vespid_runtime.tools.tool import Tool, ToolError, ToolUse
 from vespid_runtime.tools.toolbox import Toolbox
-
-SHELL_SCHEMA: dict[str, object] = {
-    "type": "object",
-    "properties": {
-        "script": {"type": "string", "minLength": 1, "description": "What the shell runs."},
-        "shell": {"enum": ["sh", "bash"], "description": "sh, unless said."},
-        "timeoutMs": {"type": "integer", "minimum": 1, "description": "When to end it."},
-        "env": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Further variables."},
-    },
-    "required": ["script"],
-    "additionalProperties": False,
-}
-SHELL_DESCRIPTION = (
-    "Run a shell script in the sandbox, in the working folder of this task. Answers exit code, stdout and stderr."
-)
 
 
 class _Config(msgspec.Struct):
@@ -117,7 +102,7 @@ class ToolSource:
             schedule=schedule_of(where.node.config.execution),
         )
         allow = payload.tools_allow
-        tools: list[Tool] = [_Shell(site)] if is_allowed(SHELL_TOOL, allow) else []
+        tools: list[Tool] = [_Shell(site)] if is_allowed(SHELL, allow) else []
         selector = site.selector
         reported = await reported_tools(
             self._db,
@@ -182,13 +167,13 @@ class _Shell:
     """`shell.run`: an ordinary shell task of an executor. How a command ends is its answer."""
 
     _site: _Site
-    id: str = SHELL_TOOL
-    description: str = SHELL_DESCRIPTION
+    id: str = SHELL
+    description: str = DESCRIPTION
     secrets: tuple[str, ...] = ()
 
     @property
     def input_schema(self) -> dict[str, object]:
-        return SHELL_SCHEMA
+        return INPUT_SCHEMA
 
     async def call(self, arguments: dict[str, object], use: ToolUse) -> object:
         """Raises ToolError."""

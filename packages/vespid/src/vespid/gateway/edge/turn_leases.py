@@ -18,7 +18,6 @@ from vespid.bus.messages import Offer
 from vespid.bus.session_news import Moved, encode
 from vespid.dispatch.house import House
 from vespid.dispatch.turn_wanted import wanted
-from vespid.domain.policy import SHELL_TOOL
 from vespid.domain.session_config import session_config
 from vespid.domain.session_options import EngineChoice
 from vespid.gateway.edge.connection import Connection
@@ -34,6 +33,7 @@ from vespid_protocol.codes import Code
 from vespid_protocol.frames import HistoryEntry, MemoryDocument, SessionOpen
 from vespid_protocol.ids import OrgId, SessionId, parse_turn_request_id
 from vespid_runtime.redaction import Redactor
+from vespid_runtime.tools.shell import SHELL
 
 log = structlog.get_logger("vespid.gateway.edge.turn_leases")
 
@@ -186,7 +186,7 @@ class TurnLeases:
             history_from=0,
             history_seq=session.last_turn_seq,
         )
-        may_run_shell = SHELL_TOOL in session.tools_allow and await self._lets_shell(turn.org_id)
+        may_run_shell = SHELL in session.tools_allow and await self._lets_shell(turn.org_id)
         turn.frame = turn_frame(head, turn.seq, leased.payload, leased.prior, may_run_shell=may_run_shell)
         if leased.history is None:
             return []
