@@ -70,10 +70,11 @@ async def agent(gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def tool_task(tool: str, **arguments: object) -> dict[str, object]:
     """`agent.execute` of one tool, as a loop elsewhere asks for it."""
-    config = {"task": {"type": "tool", "tool": tool, "arguments": arguments}, "tools": {"allow": [tool]}}
+    config = {"task": {"type": "tool", "tool": tool, "arguments": arguments}}
     node = {"id": "n", "type": "agent.execute", "config": config}
     settings = {"tools": {"shellRunEnabled": True}}
-    return {"nodeId": "n", "node": node, "runId": RUN_ID, "organizationSettings": settings}
+    allow = {"effectiveToolsAllow": [tool], "organizationSettings": settings}
+    return {"nodeId": "n", "node": node, "runId": RUN_ID, **allow}
 
 
 async def told(gateway: FakeGateway) -> Capabilities:

