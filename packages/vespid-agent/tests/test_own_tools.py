@@ -14,11 +14,11 @@ import pytest
 
 from vespid_agent.settings import AgentSettings
 from vespid_agent.testing.fake_gateway import RUN_ID, FakeGateway
-from vespid_agent.testing.payloads import decoded
+from vespid_agent.testing.payloads import decoded, shell
 from vespid_agent.testing.running import AgentProcess, InProcessAgent
 from vespid_agent.tools import own
 from vespid_protocol import codec
-from vespid_protocol.frames import Capabilities, ExecuteEvent
+from vespid_protocol.frames import Capabilities, ExecuteEvent, Hello
 
 from .sandbox.conftest import processes_saying
 
@@ -116,6 +116,20 @@ async def test_a_change_is_told_in_another_hello(gateway: FakeGateway, agent: In
     (tmp_path / "skills" / "greet" / "skill.json").write_text("{")
     await gateway.until(lambda: offered() == [])
     assert len(gateway.connections) == 1
+
+
+async def test_another_hello_repeats_no_events(gateway: FakeGateway, agent: InProcessAgent, tmp_path: Path) -> None:
+    await agent.start()
+    link, go = await gateway.link(), tmp_path / "go"
+    request = await gateway.dispatch("agent.execute", shell(f"echo one; while [ ! -e {go} ]; do sleep 0.02; done"))
+    await gateway.until(lambda: bool(link.of(ExecuteEvent, request)))
+    put_skill(tmp_path / "skills", "greet")
+    hellos = len(link.of(Hello))
+    await gateway.until(lambda: len(link.of(Hello)) > hellos)
+    go.touch()
+    await gateway.result(request)
+    seqs = [frame.event.seq for frame in link.of(ExecuteEvent, request)]
+    assert seqs == sorted(set(seqs))
 
 
 async def test_a_managed_agent_tells_only_of_what_it_lets_models_call(gateway: FakeGateway, tmp_path: Path) -> None:

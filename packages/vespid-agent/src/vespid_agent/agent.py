@@ -62,7 +62,8 @@ class Agent:
         # `execute_received` of requests that are being journaled.
         self._unsaid: dict[str, bytes] = {}
         self._events = Events()
-        # The socket's, as of its first welcome.
+        # The socket's, as of its first hello and of its first welcome.
+        self._greeted_on: Outbox | None = None
         self._welcomed_on: Outbox | None = None
         self._effects: dict[type, Callable[[Any], None]] = {
             fx.Send: self._send,
@@ -254,7 +255,9 @@ class Agent:
             self._unsaid[frame.request_id] = codec.encode(frame)  # "it is in my journal": once it is
         else:
             self.link.send(codec.encode(frame))
-            if type(frame) is Hello:
+            # A hello that only tells what is new is of a socket that has the events.
+            if type(frame) is Hello and self.link.outbox is not self._greeted_on:
+                self._greeted_on = self.link.outbox
                 self._replay_events()
 
     def _is_new(self, request_id: str) -> bool:
