@@ -15,8 +15,7 @@ from vespid_agent.engines.bridge import SERVER
 from vespid_agent.engines.calls import Calls
 from vespid_agent.engines.environment import passed
 from vespid_agent.engines.folders import write_private
-from vespid_agent.engines.lines import JsonLines
-from vespid_agent.engines.turn import Ask, Dialect, Heard, Listener, Login, Says
+from vespid_agent.engines.turn import Ask, Dialect, Listener, Login, Says
 from vespid_protocol.codes import Code
 from vespid_runtime.engines.engine import EngineError
 from vespid_runtime.engines.names import CLAUDE
@@ -87,7 +86,7 @@ class ClaudeCode(Dialect):
             advice="not logged in: run `claude auth login` as the agent's user, or set ANTHROPIC_API_KEY for the agent",
         )
 
-    def listener(self, calls: Calls, say: Says) -> Listener:
+    def listener(self, calls: Calls, say: Says) -> _Claude:
         return _Claude(calls, say)
 
 
@@ -161,22 +160,9 @@ class _Line(msgspec.Struct):
     total_cost_usd: float | None = None
 
 
-class _Claude(Listener):
+class _Claude(Listener[_Line]):
     def __init__(self, calls: Calls, say: Says) -> None:
-        self.heard = Heard()
-        self._calls = calls
-        self._say = say
-        self._lines = JsonLines(_Line, self._take)
-
-    def feed(self, text: str) -> None:
-        self._lines.feed(text)
-
-    def finish(self) -> None:
-        self._lines.finish()
-
-    @property
-    def unread(self) -> str:
-        return self._lines.unread
+        super().__init__(_Line, calls, say)
 
     def _take(self, line: _Line) -> None:
         if line.session_id is not None:

@@ -20,8 +20,7 @@ from vespid_agent.engines.bridge import SERVER, TOKEN_VARIABLE
 from vespid_agent.engines.calls import Calls
 from vespid_agent.engines.environment import passed
 from vespid_agent.engines.folders import Folders, write_private
-from vespid_agent.engines.lines import JsonLines
-from vespid_agent.engines.turn import Ask, Dialect, Heard, Listener, Login, Says
+from vespid_agent.engines.turn import Ask, Dialect, Listener, Login, Says
 from vespid_protocol.codes import Code
 from vespid_runtime.engines.engine import EngineError
 from vespid_runtime.engines.names import CODEX
@@ -97,7 +96,7 @@ class Codex(Dialect):
             advice=f"not logged in: run `codex login` as the agent's user, or set {named} for the agent",
         )
 
-    def listener(self, calls: Calls, say: Says) -> Listener:
+    def listener(self, calls: Calls, say: Says) -> _Codex:
         return _Codex(calls, say)
 
     def _profile(self, ask: Ask) -> Path:
@@ -211,23 +210,14 @@ class _Line(msgspec.Struct):
     message: str = ""
 
 
-class _Codex(Listener):
+class _Codex(Listener[_Line]):
     def __init__(self, calls: Calls, say: Says) -> None:
-        self.heard = Heard()
-        self._calls = calls
-        self._say = say
+        super().__init__(_Line, calls, say)
         self._complaint = ""
-        self._lines = JsonLines(_Line, self._take)
-
-    def feed(self, text: str) -> None:
-        self._lines.feed(text)
-
-    def finish(self) -> None:
-        self._lines.finish()
 
     @property
     def unread(self) -> str:
-        return self._complaint or self._lines.unread
+        return self._complaint or super().unread
 
     def _take(self, line: _Line) -> None:
         heard = self.heard

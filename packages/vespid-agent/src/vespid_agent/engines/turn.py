@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import Any, Generic
 
 import msgspec
 
@@ -23,6 +24,7 @@ from vespid_agent.engines.calls import Calls
 from vespid_agent.engines.cli import Cli, Ended, Start
 from vespid_agent.engines.conversations import Conversation, Conversations, exchange, place
 from vespid_agent.engines.folders import Folders, remove
+from vespid_agent.engines.lines import JsonLines, LineT
 from vespid_protocol.codes import Code
 from vespid_runtime.engines.engine import EngineError, TurnAnswer, TurnOutput, TurnRequest
 from vespid_runtime.engines.loop import task_of
@@ -79,24 +81,6 @@ class Heard:
     failure: EngineError | None = None
 
 
-class Listener(ABC):
-    """Makes events and text of what the program prints."""
-
-    heard: Heard
-
-    @abstractmethod
-    def feed(self, text: str) -> None: ...
-
-    @abstractmethod
-    def finish(self) -> None:
-        """It prints no more."""
-
-    @property
-    @abstractmethod
-    def unread(self) -> str:
-        """What was not understood last, for people."""
-
-
 class Says:
     """The answer's text on its way out, no more of it than an answer may have; none where the answer is JSON."""
 
@@ -109,6 +93,31 @@ class Says:
         if taken:
             self._room -= len(taken)
             self._output.delta(taken)
+
+
+class Listener(ABC, Generic[LineT]):
+    """Makes events and text of what the program prints, line by line."""
+
+    def __init__(self, kind: type[LineT], calls: Calls, say: Says) -> None:
+        self.heard = Heard()
+        self._calls = calls
+        self._say = say
+        self._lines = JsonLines(kind, self._take)
+
+    def feed(self, text: str) -> None:
+        self._lines.feed(text)
+
+    def finish(self) -> None:
+        """It prints no more."""
+        self._lines.finish()
+
+    @property
+    def unread(self) -> str:
+        """What was not understood last, for people."""
+        return self._lines.unread
+
+    @abstractmethod
+    def _take(self, line: LineT) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +155,7 @@ class Dialect(ABC):
         """Take away what `start` wrote elsewhere. Blocks on the disk."""
 
     @abstractmethod
-    def listener(self, calls: Calls, say: Says) -> Listener:
+    def listener(self, calls: Calls, say: Says) -> Listener[Any]:
         """For one start."""
 
 
@@ -281,7 +290,7 @@ class _Turn:
         self._count(listener.heard, conversation)
         return self._checked(listener, ended, conversation)
 
-    async def _run(self, ask: Ask, listener: Listener) -> Ended:
+    async def _run(self, ask: Ask, listener: Listener[Any]) -> Ended:
         engine = self._engine
         arguments, env = await asyncio.to_thread(engine.dialect.start, ask, engine.cli.environment)
         start = Start(
@@ -294,7 +303,7 @@ class _Turn:
         )
         return await engine.cli.run(start, listener.feed)
 
-    def _checked(self, listener: Listener, ended: Ended, conversation: Conversation | None) -> Heard:
+    def _checked(self, listener: Listener[Any], ended: Ended, conversation: Conversation | None) -> Heard:
         """What was heard, where there is an answer. Raises EngineError."""
         heard = listener.heard
         if self._over is not None:
@@ -310,7 +319,7 @@ class _Turn:
             raise EngineError(Code.EXECUTOR_CLI_FAILED, self._what_happened(listener, ended), self._usage)
         return heard
 
-    def _what_happened(self, listener: Listener, ended: Ended) -> str:
+    def _what_happened(self, listener: Listener[Any], ended: Ended) -> str:
         name = self._engine.cli.name
         told = f"`{name}` ended with status {ended.exit_code}"
         if ended.is_cut:

@@ -17,9 +17,8 @@ from vespid_protocol.frames import Execute, Level
 from vespid_runtime.engines.echo import echo
 from vespid_runtime.engines.engine import Engine, EngineError, EngineParked
 from vespid_runtime.engines.names import ECHO, LOOP
-from vespid_runtime.engines.node import NodePayload, node_output, turn_of
+from vespid_runtime.engines.node import NodePayload, node_output, node_spent, turn_of
 from vespid_runtime.engines.registry import Engines
-from vespid_runtime.models.types import Usage
 
 KIND = "agent.run"
 # Of the engine, where the node sets no limit; never more than what is left of the request's time.
@@ -106,10 +105,12 @@ class AgentWork:
                 answer = await engine.turn(request, stream)
             except EngineParked as parked:
                 output = {GOES_ON: msgspec.Raw(parked.state), "approvals": msgspec.to_builtins(parked.asked)}
-                output |= _spent(payload, parked.usage)
+                output |= node_spent(payload, parked.usage)
                 raise WorkFailed(Code.APPROVAL_REQUIRED, str(parked), output) from None
             except EngineError as failed:
-                raise WorkFailed(failed.code, failed.message, _spent(payload, failed.usage) or msgspec.UNSET) from None
+                raise WorkFailed(
+                    failed.code, failed.message, node_spent(payload, failed.usage) or msgspec.UNSET
+                ) from None
             finally:
                 stream.close()
         return Outcome.of(node_output(engine.id, request, answer))
@@ -126,12 +127,3 @@ def _timeout_ms(payload: Payload, job: Job) -> int:
     limits = payload.node.config.limits
     is_limited = limits is not None and limits.timeout_ms is not None
     return job.remaining_ms if is_limited else min(job.remaining_ms, DEFAULT_TIMEOUT_MS)
-
-
-def _spent(payload: Payload, usage: Usage | None) -> dict[str, object]:
-    """What the model took without an answer."""
-    if usage is None:
-        return {}
-    engine = payload.node.config.engine
-    named = {"provider": engine.provider, "model": engine.model}
-    return {"usage": msgspec.to_builtins(usage), **{key: name for key, name in named.items() if name}}

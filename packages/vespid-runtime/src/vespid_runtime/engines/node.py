@@ -13,6 +13,7 @@ import msgspec
 from vespid_runtime.engines.config import Auth, EngineChoice, Limits, Output, Prompt, SessionConfig
 from vespid_runtime.engines.engine import TurnAnswer, TurnRequest
 from vespid_runtime.engines.names import LOOP, SPELLINGS
+from vespid_runtime.models.types import Usage
 from vespid_runtime.tools.approval import ApprovalDecided, ApprovalRule, Approvals
 from vespid_runtime.tools.event import ToolEvent
 from vespid_runtime.tools.toolbox import Toolbox
@@ -153,3 +154,12 @@ def node_output(engine_id: str, request: TurnRequest, answer: TurnAnswer) -> dic
     else:
         output["text"] = answer.content
     return output | (answer.payload or {})
+
+
+def node_spent(payload: NodePayload, usage: Usage | None) -> dict[str, object]:
+    """What an attempt without an answer says in its output of what the model took; nothing where nobody knows."""
+    if usage is None:
+        return {}
+    engine = payload.node.config.engine
+    named = {"provider": engine.provider, "model": engine.model}
+    return {"usage": msgspec.to_builtins(usage), **{key: name for key, name in named.items() if name}}

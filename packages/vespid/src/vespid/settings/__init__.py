@@ -5,7 +5,7 @@ it means. `docs/settings.md` is made from it, and a test compares the two.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -34,6 +34,21 @@ _DAY_MS = 24 * _HOUR_MS
 LOCAL_SERVICE_TOKEN = LOCAL_SECRET_PREFIX + "gateway-service-token"
 LOCAL_AUTH_SECRET = LOCAL_SECRET_PREFIX + "auth-token-secret-for-one-machine-only"
 LOCAL_ENGINE_TOKEN = LOCAL_SECRET_PREFIX + "engine-runner-token"
+
+
+# Read by several processes.
+EngineRunnerToken: TypeAlias = Annotated[
+    str,
+    Setting(
+        "ENGINE_RUNNER_TOKEN",
+        "Shared by worker, the gateway's brain and the engine-runner.",
+        need=Need.PRODUCTION,
+        secret=True,
+    ),
+]
+EngineRunnerTimeoutMs: TypeAlias = Annotated[
+    int, Setting("ENGINE_RUNNER_TIMEOUT_MS", "Longest wait for one model call.", 1_000, 600_000)
+]
 
 
 class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -313,9 +328,7 @@ class GatewaySettings(RunSettings, frozen=True, kw_only=True):
             secret=True,
         ),
     ] = LOCAL_ENGINE_TOKEN
-    engine_runner_timeout_ms: Annotated[
-        int, Setting("ENGINE_RUNNER_TIMEOUT_MS", "Longest wait for one model call.", 1_000, 600_000)
-    ] = 30_000
+    engine_runner_timeout_ms: EngineRunnerTimeoutMs = 30_000
     results_ttl_sec: Annotated[
         int, Setting("GATEWAY_RESULTS_TTL_SEC", "How long a result stays readable after it was applied.", 60, 604_800)
     ] = 900
@@ -393,18 +406,8 @@ class WorkerSettings(RunSettings, frozen=True, kw_only=True):
     engine_runner_base_url: Annotated[
         str, Setting("ENGINE_RUNNER_BASE_URL", "Where the engine-runner is called.", need=Need.PRODUCTION)
     ] = "http://localhost:3003"
-    engine_runner_token: Annotated[
-        str,
-        Setting(
-            "ENGINE_RUNNER_TOKEN",
-            "Shared by worker, the gateway's brain and the engine-runner.",
-            need=Need.PRODUCTION,
-            secret=True,
-        ),
-    ] = LOCAL_ENGINE_TOKEN
-    engine_runner_timeout_ms: Annotated[
-        int, Setting("ENGINE_RUNNER_TIMEOUT_MS", "Longest wait for one model call.", 1_000, 600_000)
-    ] = 30_000
+    engine_runner_token: EngineRunnerToken = LOCAL_ENGINE_TOKEN
+    engine_runner_timeout_ms: EngineRunnerTimeoutMs = 30_000
     run_retention_days: Annotated[
         int, Setting("WORKFLOW_RUN_RETENTION_DAYS", "Finished runs older than that are removed; 0: never.", 0, 36_500)
     ] = 0
@@ -420,18 +423,8 @@ class EngineRunnerSettings(ProcessSettings, frozen=True, kw_only=True):
 
     host: Annotated[str, Setting("ENGINE_RUNNER_HOST", "Address to listen on.")] = "0.0.0.0"  # noqa: S104
     port: Annotated[int, Setting("ENGINE_RUNNER_PORT", "Port to listen on.", 0, 65_535)] = 3003
-    engine_runner_token: Annotated[
-        str,
-        Setting(
-            "ENGINE_RUNNER_TOKEN",
-            "Shared by worker, the gateway's brain and the engine-runner.",
-            need=Need.PRODUCTION,
-            secret=True,
-        ),
-    ] = LOCAL_ENGINE_TOKEN
-    engine_runner_timeout_ms: Annotated[
-        int, Setting("ENGINE_RUNNER_TIMEOUT_MS", "Longest wait for one model call.", 1_000, 600_000)
-    ] = 30_000
+    engine_runner_token: EngineRunnerToken = LOCAL_ENGINE_TOKEN
+    engine_runner_timeout_ms: EngineRunnerTimeoutMs = 30_000
     max_concurrent: Annotated[
         int,
         Setting(

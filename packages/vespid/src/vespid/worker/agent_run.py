@@ -23,9 +23,8 @@ from vespid_runtime.engines.echo import EchoEngine
 from vespid_runtime.engines.engine import Engine, EngineError, EngineParked
 from vespid_runtime.engines.loop import LoopEngine
 from vespid_runtime.engines.names import ECHO, LOOP
-from vespid_runtime.engines.node import NodePayload, node_output, read_payload, turn_of
+from vespid_runtime.engines.node import NodePayload, node_output, node_spent, read_payload, turn_of
 from vespid_runtime.loop.task import LoopLimits
-from vespid_runtime.models.types import Usage
 from vespid_runtime.redaction import Redactor
 from vespid_runtime.tools.approval import ApprovalDecided
 
@@ -114,11 +113,11 @@ class AgentRuns:
             answer = await engine.turn(request, turn)
         except EngineParked as parked:
             asked = msgspec.to_builtins(parked.asked)
-            used = _spent(payload, parked.usage)
+            used = node_spent(payload, parked.usage)
             output = {"loop": msgspec.json.decode(parked.state), "approvals": asked, **used}
             return Outcome(output, Code.APPROVAL_REQUIRED, str(parked))
         except EngineError as failed:
-            return Outcome(_spent(payload, failed.usage) or None, failed.code, failed.message)
+            return Outcome(node_spent(payload, failed.usage) or None, failed.code, failed.message)
         return Outcome(node_output(engine.id, request, answer))
 
     async def _so_far(self, work: CloudWork) -> Resume:
@@ -127,12 +126,3 @@ class AgentRuns:
             return Resume()
         org_id = OrgId(str(work.organization_id))
         return await self._house.executions.read_resume(org_id, RequestId(work.request_id))
-
-
-def _spent(payload: NodePayload, usage: Usage | None) -> dict[str, object]:
-    """What the model took all the same."""
-    if usage is None:
-        return {}
-    engine = payload.node.config.engine
-    named = {"provider": engine.provider, "model": engine.model}
-    return {"usage": msgspec.to_builtins(usage), **{key: name for key, name in named.items() if name}}
