@@ -136,7 +136,7 @@ async def test_a_task_whose_keeper_never_answered_is_given_to_another_nursery(
 async def test_a_stopped_nursery_is_replaced(
     host: Observed, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nursery, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(nursery, "_ANSWER_S", 2.0)  # the replacement has to answer in it too
     pid, waiting = await full_house()
     for process in (pid, *waiting):
         os.kill(process, signal.SIGSTOP)
