@@ -18,7 +18,7 @@ ARGS ?=
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
 # What the full suite uses beyond the workspace; installed only where we are root and there is apt.
-APT_PACKAGES := bubblewrap busybox-static docker.io iproute2 postgresql-15 redis-server procps
+APT_PACKAGES := bubblewrap busybox-static chromium docker.io fonts-noto-cjk iproute2 postgresql-15 redis-server procps
 
 # Where the system has certificates of its own, uv trusts them as pip does: a company's private authority is among them.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem),)

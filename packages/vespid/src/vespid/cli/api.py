@@ -9,10 +9,11 @@ def register(app: typer.Typer) -> None:
 
 
 def api() -> None:
-    """The control plane: HTTP API on API_PORT (3001)."""
+    """The control plane: HTTP API and pages on API_PORT (3001)."""
     from vespid.cli.process import read_settings, run_service
     from vespid.control.app import create_service
     from vespid.settings import ApiSettings
+    from vespid.web import pages
 
     settings = read_settings(ApiSettings)
-    run_service("api", lambda: create_service(settings))
+    run_service("api", lambda: create_service(settings, pages=pages()))

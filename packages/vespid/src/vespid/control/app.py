@@ -5,6 +5,7 @@ A route under `/v1/orgs/{org_id:str}` is guarded by `org_member`, `org_admin` or
 `signed_in` or, if it is open, by nothing.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -89,10 +90,18 @@ NOUNS = (
 
 
 def create_service(
-    settings: ApiSettings, *, mail: Mail | None = None, fanout: Fanout | None = None, runs: Runs | None = None
+    settings: ApiSettings,
+    *,
+    mail: Mail | None = None,
+    fanout: Fanout | None = None,
+    runs: Runs | None = None,
+    pages: Sequence[Any] = (),
 ) -> "ControlPlane":
-    """The control plane; what is handed in is its owner's to start, without it it has its own."""
-    return ControlPlane(settings, mail=mail, fanout=fanout, runs=runs)
+    """The control plane; what is handed in is its owner's to start, without it it has its own.
+
+    `pages`: routes for people, served beside the API.
+    """
+    return ControlPlane(settings, mail=mail, fanout=fanout, runs=runs, pages=pages)
 
 
 class ControlPlane:
@@ -105,6 +114,7 @@ class ControlPlane:
         mail: Mail | None = None,
         fanout: Fanout | None = None,
         runs: Runs | None = None,
+        pages: Sequence[Any] = (),
     ) -> None:
         redis = _redis(settings.redis_url) if settings.redis_url else None
         bus: list[Service] = []
@@ -149,7 +159,7 @@ class ControlPlane:
             feed=feed,
         )
         self._http = HttpService(
-            create_app(self.deps),
+            create_app(self.deps, pages),
             settings.host,
             settings.port,
             grace_s=settings.shutdown_grace_ms / 1000,
@@ -189,10 +199,10 @@ class ControlPlane:
                 await self._redis.aclose()
 
 
-def create_app(deps: Deps) -> Litestar:
+def create_app(deps: Deps, pages: Sequence[Any] = ()) -> Litestar:
     """All routes, over these neighbours."""
     return Litestar(
-        route_handlers=[route for noun in NOUNS for route in routes_of(noun)],
+        route_handlers=[*(route for noun in NOUNS for route in routes_of(noun)), *pages],
         dependencies={
             "deps": Provide(provide_deps, sync_to_thread=False),
             "tenant": Provide(provide_tenant, sync_to_thread=False),

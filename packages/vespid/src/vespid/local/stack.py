@@ -142,6 +142,7 @@ class LocalStack:
         from vespid.dispatch.starter import RunStarter
         from vespid.engine_runner.service import EngineRunnerService
         from vespid.gateway.service import GatewayService, own_address
+        from vespid.web import pages
         from vespid.worker.service import WorkerService
 
         gateway_settings = GatewaySettings.from_env({**env, "GATEWAY_ROLE": "all"})
@@ -154,7 +155,7 @@ class LocalStack:
             house,
             EngineRunnerService(EngineRunnerSettings.from_env(env)),
             runs,
-            create_service(ApiSettings.from_env(env), mail=house.mail, fanout=house.fanout, runs=runs),
+            create_service(ApiSettings.from_env(env), mail=house.mail, fanout=house.fanout, runs=runs, pages=pages()),
             GatewayService(gateway_settings, house),
             worker,
         ]

@@ -33,7 +33,7 @@ class Welcome:
                 login = f"{OWNER_EMAIL} with the password that was set since"
         self._tell(
             f"\nVespid is running; its data is in {self._stack.folder.path}\n"
-            f"  API       {self._stack.api_url}   (its language: {self._stack.api_url}/schema)\n"
+            f"  pages     {self._stack.api_url}   (the API is there too, its language at /schema)\n"
             f"  gateway   {self._stack.gateway_url}\n"
             f"  login     {login}\n"
             f"Press Ctrl-C to stop."

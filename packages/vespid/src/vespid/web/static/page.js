@@ -1,0 +1,99 @@
+// What every page can do: menus, dialogs, copying, notices, moments in the visitor's own time, countdowns.
+
+const language = document.documentElement.lang;
+const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
+const absolute = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
+const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+
+function moment(element) {
+  const at = new Date(element.getAttribute("datetime"));
+  if (Number.isNaN(at.getTime())) return;
+  const exact = absolute.format(at);
+  if (!("relative" in element.dataset)) {
+    element.textContent = exact;
+    return;
+  }
+  const seconds = (at - Date.now()) / 1000;
+  const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? ["second", 1];
+  const text = relative.format(Math.round(seconds / size), unit);
+  if (element.textContent !== text) element.textContent = text;
+  element.title = exact;
+}
+
+// <span data-countdown="2026-01-02T…" data-over="text when it is over">: the time that is left, as 14:59.
+function countdown(element) {
+  const left = Math.ceil((new Date(element.dataset.countdown) - Date.now()) / 1000);
+  element.textContent =
+    left > 0 ? `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}` : element.dataset.over;
+  element.classList.toggle("wrong", left <= 0);
+}
+
+function times(within = document) {
+  within.querySelectorAll("time[data-moment]").forEach(moment);
+  within.querySelectorAll("[data-countdown]").forEach(countdown);
+}
+
+function closeMenus(except) {
+  document.querySelectorAll("details[data-menu][open]").forEach((menu) => {
+    if (menu !== except) menu.open = false;
+  });
+}
+
+function decorate(notice) {
+  if (notice.querySelector(".close")) return;
+  const close = document.createElement("button");
+  close.type = "button";
+  close.className = "close";
+  close.textContent = "×";
+  close.setAttribute("aria-label", document.getElementById("notices").dataset.close);
+  close.addEventListener("click", () => notice.remove());
+  notice.append(close);
+}
+
+function notify(text) {
+  const notice = document.createElement("div");
+  notice.className = "notice notice-good";
+  notice.textContent = text;
+  decorate(notice);
+  document.getElementById("notices").append(notice);
+  setTimeout(() => notice.remove(), 6000);
+}
+
+async function copy(button) {
+  const text = button.closest(".copyable").querySelector("code").textContent;
+  const was = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Without https there is no clipboard: mark the text, so that a key copies it.
+    getSelection().selectAllChildren(button.closest(".copyable").querySelector("code"));
+    return;
+  }
+  button.textContent = "✓";
+  setTimeout(() => (button.textContent = was), 1500);
+}
+
+document.addEventListener("click", (event) => {
+  closeMenus(event.target.closest("details[data-menu]"));
+  const copying = event.target.closest("[data-copy]");
+  if (copying) copy(copying);
+  // <button data-dialog="id"> opens a dialog, <button data-close> closes the one it is in.
+  const opening = event.target.closest("[data-dialog]");
+  if (opening) document.getElementById(opening.dataset.dialog).showModal();
+  if (event.target.closest("[data-close]")) event.target.closest("dialog")?.close();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") closeMenus(null);
+});
+// Forms that are sent as soon as something is chosen: <form data-autosubmit>.
+document.addEventListener("change", (event) => event.target.closest("form[data-autosubmit]")?.requestSubmit());
+document.addEventListener("notice", (event) => {
+  for (const text of event.detail.value ?? [event.detail]) notify(text);
+});
+document.addEventListener("htmx:afterSettle", () => {
+  times();
+  document.querySelectorAll("#notices .notice").forEach(decorate);
+});
+
+times();
+setInterval(times, 1000);
