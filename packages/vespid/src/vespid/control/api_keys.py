@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 from litestar import delete, get, post
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, row_id
@@ -109,10 +109,14 @@ async def create_api_key(
     operation_id="listApiKeys",
     tags=["api keys"],
 )
-async def list_api_keys(tenant: NamedDependency[TenantContext], page: NamedDependency[Page]) -> ApiKeyPage:
+async def list_api_keys(
+    tenant: NamedDependency[TenantContext],
+    page: NamedDependency[Page],
+    q: Annotated[str | None, QueryParameter(max_length=254, description="Only those whose name has this text.")] = None,
+) -> ApiKeyPage:
     """The keys that are not revoked, the newest first."""
     async with tenant.transaction() as connection:
-        found = await rows.list_keys(connection, page.after_id(), page.fetch)
+        found = await rows.list_keys(connection, page.after_id(), page.fetch, q or None)
     shown, next_cursor = page.cut(found, key=lambda row: row.id)
     return ApiKeyPage([_shown(row) for row in shown], next_cursor)
 

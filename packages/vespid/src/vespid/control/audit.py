@@ -1,12 +1,13 @@
 """The audit log. `audit` writes, as does `dispatch.audit`; GET /v1/orgs/:orgId/audit-log reads."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import msgspec
 from litestar import get
 from litestar.di import NamedDependency, Provide
+from litestar.params import QueryParameter
 
 from vespid.control.context import TenantContext, org_admin
 from vespid.control.pagination import Page, provide_page
@@ -67,10 +68,29 @@ class AuditPage(msgspec.Struct, frozen=True, rename="camel"):
     operation_id="listAuditLog",
     tags=["audit"],
 )
-async def list_audit_log(tenant: NamedDependency[TenantContext], page: NamedDependency[Page]) -> AuditPage:
+async def list_audit_log(
+    tenant: NamedDependency[TenantContext],
+    page: NamedDependency[Page],
+    object_type: Annotated[
+        str | None, QueryParameter(name="objectType", max_length=64, description="Only about such objects: `agent`.")
+    ] = None,
+    object_id: Annotated[
+        str | None, QueryParameter(name="objectId", max_length=254, description="Only about this object.")
+    ] = None,
+    actor_user_id: Annotated[
+        UUID | None, QueryParameter(name="actorUserId", description="Only what this person did, or a key of theirs.")
+    ] = None,
+) -> AuditPage:
     """What was done in this organization, the newest first. For owners and admins."""
     async with tenant.transaction() as connection:
-        found = await rows.list_entries(connection, page.after_id(), page.fetch)
+        found = await rows.list_entries(
+            connection,
+            page.after_id(),
+            page.fetch,
+            object_type=object_type or None,
+            object_id=object_id or None,
+            actor_user_id=actor_user_id,
+        )
     shown, next_cursor = page.cut(found, key=lambda entry: entry.id)
     return AuditPage([_shown(entry) for entry in shown], next_cursor)
 

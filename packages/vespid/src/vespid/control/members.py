@@ -1,12 +1,12 @@
 """Members: who is in an organization, as what; and who leaves it. An organization always has an owner."""
 
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
 from litestar import delete, get, post
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, org_member, row_id
@@ -62,10 +62,16 @@ class MemberRemoved(msgspec.Struct, frozen=True):
     operation_id="listMembers",
     tags=["members"],
 )
-async def list_members(tenant: NamedDependency[TenantContext], page: NamedDependency[Page]) -> MemberPage:
+async def list_members(
+    tenant: NamedDependency[TenantContext],
+    page: NamedDependency[Page],
+    q: Annotated[
+        str | None, QueryParameter(max_length=254, description="Only those whose address or name has this text.")
+    ] = None,
+) -> MemberPage:
     """The members of the organization."""
     async with tenant.transaction() as connection:
-        found = await rows.list_members(connection, page.after_id(), page.fetch)
+        found = await rows.list_members(connection, page.after_id(), page.fetch, q or None)
     shown, next_cursor = page.cut(found, key=lambda member: member.user_id)
     return MemberPage([_shown(member) for member in shown], next_cursor)
 

@@ -7,7 +7,7 @@ import asyncpg
 import msgspec
 from litestar import Response, delete, get, post, put
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, row_id
@@ -78,10 +78,16 @@ class Done(msgspec.Struct, frozen=True):
     operation_id="listSecrets",
     tags=["secrets"],
 )
-async def list_secrets(tenant: NamedDependency[TenantContext], page: NamedDependency[Page]) -> SecretPage:
+async def list_secrets(
+    tenant: NamedDependency[TenantContext],
+    page: NamedDependency[Page],
+    connector_id: Annotated[
+        str | None, QueryParameter(name="connectorId", max_length=120, description="Only those of this connector.")
+    ] = None,
+) -> SecretPage:
     """The organization's secrets, without their values."""
     async with tenant.transaction() as connection:
-        found = await rows.list_secrets(connection, page.after_id(), page.fetch)
+        found = await rows.list_secrets(connection, page.after_id(), page.fetch, connector_id or None)
     shown, next_cursor = page.cut(found, key=lambda secret: secret.id)
     return SecretPage([_shown(secret) for secret in shown], next_cursor)
 

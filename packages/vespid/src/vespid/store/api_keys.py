@@ -40,9 +40,11 @@ async def create_key(
     return ApiKeyRow(**record)
 
 
-async def list_keys(connection: asyncpg.Connection, before: UUID | None, limit: int) -> list[ApiKeyRow]:
-    """The newest first; not the revoked ones."""
-    return [ApiKeyRow(**record) for record in await connection.fetch(QUERIES.list_keys, before, limit)]
+async def list_keys(
+    connection: asyncpg.Connection, before: UUID | None, limit: int, text: str | None
+) -> list[ApiKeyRow]:
+    """The newest first; not the revoked ones. With `text`, those whose name has it."""
+    return [ApiKeyRow(**record) for record in await connection.fetch(QUERIES.list_keys, before, limit, text)]
 
 
 async def lock_key(connection: asyncpg.Connection, key_id: UUID) -> ApiKeyRow | None:

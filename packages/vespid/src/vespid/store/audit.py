@@ -48,6 +48,15 @@ async def record(connection: asyncpg.Connection, entry: NewEntry) -> None:
     await connection.execute(QUERIES.record, *msgspec.structs.astuple(entry))
 
 
-async def list_entries(connection: asyncpg.Connection, before: UUID | None, limit: int) -> list[EntryRow]:
-    """The newest first."""
-    return [EntryRow(**row) for row in await connection.fetch(QUERIES.list_entries, before, limit)]
+async def list_entries(
+    connection: asyncpg.Connection,
+    before: UUID | None,
+    limit: int,
+    *,
+    object_type: str | None = None,
+    object_id: str | None = None,
+    actor_user_id: UUID | None = None,
+) -> list[EntryRow]:
+    """The newest first; of what is named only that."""
+    asked = (before, limit, object_type, object_id, actor_user_id)
+    return [EntryRow(**row) for row in await connection.fetch(QUERIES.list_entries, *asked)]

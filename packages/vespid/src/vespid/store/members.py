@@ -21,9 +21,11 @@ class MemberRow(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
-async def list_members(connection: asyncpg.Connection, after: UUID | None, limit: int) -> list[MemberRow]:
-    """By user id: the oldest accounts first."""
-    return [MemberRow(**record) for record in await connection.fetch(QUERIES.list_members, after, limit)]
+async def list_members(
+    connection: asyncpg.Connection, after: UUID | None, limit: int, text: str | None
+) -> list[MemberRow]:
+    """By user id: the oldest accounts first. With `text`, those whose address or name has it."""
+    return [MemberRow(**record) for record in await connection.fetch(QUERIES.list_members, after, limit, text)]
 
 
 async def lock_owners(connection: asyncpg.Connection, org_id: UUID) -> list[UUID]:

@@ -45,8 +45,10 @@ class NewSecret(msgspec.Struct, frozen=True):
     user_id: UUID
 
 
-async def list_secrets(connection: asyncpg.Connection, before: UUID | None, limit: int) -> list[SecretRow]:
-    return [_row(record) for record in await connection.fetch(QUERIES.list_secrets, before, limit)]
+async def list_secrets(
+    connection: asyncpg.Connection, before: UUID | None, limit: int, connector_id: str | None
+) -> list[SecretRow]:
+    return [_row(record) for record in await connection.fetch(QUERIES.list_secrets, before, limit, connector_id)]
 
 
 async def create_secret(connection: asyncpg.Connection, new: NewSecret) -> SecretRow | None:

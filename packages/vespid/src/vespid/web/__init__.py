@@ -15,11 +15,22 @@ from litestar import Router
 from litestar.di import Provide
 
 from vespid.web.api import ApiRefused, NoOrganization
-from vespid.web.refusal import answer_no_organization, answer_refused
+from vespid.web.refusal import answer_no_organization, answer_refused, answer_unforeseen
 from vespid.web.visitor import provide_visitor
 
 # Modules of `vespid.web` with routes.
-NOUNS = ("account", "assets", "home", "preferences")
+NOUNS = (
+    "account",
+    "api_keys",
+    "assets",
+    "audit_log",
+    "home",
+    "members",
+    "preferences",
+    "secrets",
+    "settings",
+    "usage",
+)
 
 
 def pages() -> list[Any]:
@@ -30,7 +41,11 @@ def pages() -> list[Any]:
             path="/",
             route_handlers=routes,
             dependencies={"visitor": Provide(provide_visitor)},
-            exception_handlers={ApiRefused: answer_refused, NoOrganization: answer_no_organization},
+            exception_handlers={
+                ApiRefused: answer_refused,
+                NoOrganization: answer_no_organization,
+                Exception: answer_unforeseen,
+            },
             include_in_schema=False,
         )
     ]

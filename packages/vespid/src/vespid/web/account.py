@@ -12,6 +12,7 @@ from vespid.web.api import Answer, ApiRefused
 from vespid.web.refusal import mend_of
 from vespid.web.visitor import PageRequest, Visitor, own_path
 
+_AS_GIVEN = ("password", "value")
 _NO_VALUES: Mapping[str, str] = {}
 
 
@@ -63,10 +64,10 @@ async def accept_invitation(visitor: NamedDependency[Visitor], token: FromPath[s
 
 
 async def form_of(request: PageRequest) -> dict[str, str]:
-    """The fields of a form, trimmed but for passwords. A file counts as no field."""
+    """The fields of a form, trimmed but for what is secret. A file counts as no field."""
     read = await request.form()
     texts = {name: value for name, value in read.items() if isinstance(value, str)}
-    return {name: value if name == "password" else value.strip() for name, value in texts.items()}
+    return {name: value if name in _AS_GIVEN else value.strip() for name, value in texts.items()}
 
 
 async def _enter(

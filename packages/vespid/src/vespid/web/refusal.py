@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import structlog
 from litestar import Response
+from litestar.exceptions import HTTPException
 
 from vespid.web import render
 from vespid.web.api import ApiRefused
 from vespid.web.visitor import PageRequest, Visitor, sign_in_path, visitor_of
+
+log = structlog.get_logger("vespid.web")
 
 
 def answer_refused(request: PageRequest, refused: ApiRefused) -> Response[Any]:
@@ -23,6 +27,17 @@ def answer_no_organization(request: PageRequest, _reason: Exception) -> Response
     """Off to the sign-in, and back afterwards; who is signed in already makes an organization."""
     visitor = visitor_of(request)
     return visitor.go_to("/organizations/new" if visitor.me is not None else sign_in_path(request))
+
+
+def answer_unforeseen(request: PageRequest, error: Exception) -> Response[Any]:
+    """What the framework refuses, or what nobody thought of: the log has it under the id that is shown."""
+    if isinstance(error, HTTPException):
+        code = "BAD_REQUEST" if error.status_code == 400 else "NOT_FOUND"
+        return answer_refused(request, ApiRefused(error.status_code, code, error.detail))
+    log.error("page_failed", path=request.scope["path"], exc_info=error)
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+    message = visitor_of(request).language.text("refused.unforeseen", request_id=request_id)
+    return answer_refused(request, ApiRefused(500, "INTERNAL_ERROR", message))
 
 
 def mend_of(visitor: Visitor, refused: ApiRefused) -> str:

@@ -131,6 +131,14 @@ def own_path(path: str | None, otherwise: str = "/") -> str:
     return otherwise if parts.scheme or parts.netloc or not path.isprintable() else path
 
 
+def origin_of(request: PageRequest) -> str:
+    """The address that the visitor's browser has for these pages: what a link for somebody else begins with.
+
+    Told by the `Origin` of a write, which the API has allowed; what a proxy made of the request's own is no guide.
+    """
+    return request.headers["origin"]
+
+
 def sign_in_path(request: PageRequest) -> str:
     """Where to sign in, and come back from to this page."""
     # A part of a page comes back to the page.

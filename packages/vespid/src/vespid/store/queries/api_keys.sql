@@ -9,6 +9,7 @@ returning id, name, role, created_by_user_id, created_at, expires_at, last_used_
 select id, name, role, created_by_user_id, created_at, expires_at, last_used_at, revoked_at
 from api_keys
 where revoked_at is null and ($1::uuid is null or id < $1)
+  and ($3::text is null or position(lower($3) in lower(name)) > 0)
 order by id desc
 limit $2
 

@@ -10,6 +10,9 @@ insert into audit_log (
 select id, actor_user_id, actor_api_key_id, action, object_type, object_id, details, host(ip) as ip, user_agent,
     request_id, created_at
 from audit_log
-where $1::uuid is null or id < $1
+where ($1::uuid is null or id < $1)
+  and ($3::text is null or object_type = $3)
+  and ($4::text is null or object_id = $4)
+  and ($5::uuid is null or actor_user_id = $5)
 order by id desc
 limit $2

@@ -3,7 +3,8 @@
 -- name: list_members
 select m.user_id, u.email, u.display_name, m.role, m.created_at
 from memberships m join users u on u.id = m.user_id
-where $1::uuid is null or m.user_id > $1
+where ($1::uuid is null or m.user_id > $1)
+  and ($3::text is null or position(lower($3) in lower(u.email || ' ' || coalesce(u.display_name, ''))) > 0)
 order by m.user_id
 limit $2
 

@@ -2,7 +2,7 @@
 -- Newest first, by id. The sealed columns stay where they are: no list needs them.
 select id, organization_id, connector_id, name, created_by_user_id, updated_by_user_id, created_at, updated_at
 from secrets
-where $1::uuid is null or id < $1
+where ($1::uuid is null or id < $1) and ($3::text is null or connector_id = $3)
 order by id desc
 limit $2
 
