@@ -101,10 +101,16 @@ async def create_session(
     operation_id="listSessions",
     tags=["sessions"],
 )
-async def list_sessions(tenant: NamedDependency[TenantContext], page: NamedDependency[Page]) -> SessionPage:
+async def list_sessions(
+    tenant: NamedDependency[TenantContext],
+    page: NamedDependency[Page],
+    q: Annotated[
+        str | None, QueryParameter(max_length=200, description="Only those whose title or key has it.")
+    ] = None,
+) -> SessionPage:
     """The organization's sessions, the newest first."""
     async with tenant.transaction() as connection:
-        found = await rows.list_sessions(connection, UUID(tenant.org_id), page.after_id(), page.fetch)
+        found = await rows.list_sessions(connection, UUID(tenant.org_id), page.after_id(), page.fetch, q or None)
     shown, next_cursor = page.cut(found, key=lambda session: session.id)
     return SessionPage([shown_session(session) for session in shown], next_cursor)
 

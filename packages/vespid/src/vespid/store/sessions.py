@@ -219,10 +219,10 @@ async def find_session(connection: asyncpg.Connection, org_id: UUID, session_key
 
 
 async def list_sessions(
-    connection: asyncpg.Connection, org_id: UUID, before: UUID | None, limit: int
+    connection: asyncpg.Connection, org_id: UUID, before: UUID | None, limit: int, text: str | None = None
 ) -> list[SessionRow]:
-    """Newest first, from before that id on."""
-    return [SessionRow(**row) for row in await connection.fetch(QUERIES.list_sessions, org_id, before, limit)]
+    """Newest first, from before that id on. With `text`, those whose title or key has it."""
+    return [SessionRow(**row) for row in await connection.fetch(QUERIES.list_sessions, org_id, before, limit, text)]
 
 
 async def retitle_session(

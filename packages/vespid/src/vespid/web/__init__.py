@@ -28,6 +28,7 @@ NOUNS = (
     "members",
     "preferences",
     "secrets",
+    "sessions",
     "settings",
     "usage",
 )

@@ -11,7 +11,10 @@ select * from sessions where organization_id = $1 and session_key = $2
 
 -- name: list_sessions
 -- Newest first; ids grow with the time they were made.
-select * from sessions where organization_id = $1 and ($2::uuid is null or id < $2) order by id desc limit $3
+select * from sessions
+where organization_id = $1 and ($2::uuid is null or id < $2)
+  and ($4::text is null or position(lower($4) in lower(coalesce(title, '') || ' ' || session_key)) > 0)
+order by id desc limit $3
 
 -- name: retitle_session
 update sessions set title = $3, updated_at = now() where organization_id = $1 and id = $2 returning *
