@@ -75,6 +75,7 @@ NOUNS = (
     "members",
     "memory",
     "meta",
+    "org_runs",
     "orgs",
     "pairing",
     "runs",

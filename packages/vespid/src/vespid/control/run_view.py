@@ -54,6 +54,8 @@ class Run(msgspec.Struct, frozen=True, rename="camel"):
     created_at: str
     started_at: str | None
     finished_at: str | None
+    # Of the routes that show runs of several workflows.
+    workflow_name: str | msgspec.UnsetType = msgspec.UNSET
 
 
 async def run_of(
@@ -85,6 +87,7 @@ async def run_of(
         created_at=iso(run.created_at),
         started_at=iso_or_none(run.started_at),
         finished_at=iso_or_none(run.finished_at),
+        workflow_name=msgspec.UNSET if run.workflow_name is None else run.workflow_name,
     )
 
 

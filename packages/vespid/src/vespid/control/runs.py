@@ -5,9 +5,11 @@ sweep finds the run.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import msgspec
 from litestar import Response, get, post
 from litestar.di import NamedDependency, Provide
@@ -105,14 +107,14 @@ async def list_runs(
     page: NamedDependency[Page],
 ) -> RunPage:
     """The runs of one revision, the newest first."""
-    workflow, org = row_id(workflow_id), UUID(tenant.org_id)
-    async with tenant.transaction() as connection:
+    workflow, org, after = row_id(workflow_id), UUID(tenant.org_id), page.after_id()
+
+    async def read(connection: asyncpg.Connection) -> list[rows.RunRow]:
         if not await rows.workflow_exists(connection, org, workflow):
             raise not_found()
-        found = await rows.list_runs(connection, org, workflow, page.after_id(), page.fetch)
-        shown, next_cursor = page.cut(found, key=lambda run: run.id)
-        blocked = await rows.list_blocked(connection, org, [run.id for run in shown])
-    return RunPage([await run_of(deps, run, blocked.get(run.id, []), {}) for run in shown], next_cursor)
+        return await rows.list_runs(connection, org, workflow, after, page.fetch)
+
+    return await page_of_runs(deps, tenant, page, read)
 
 
 @get(
@@ -224,16 +226,33 @@ def wake(deps: Deps, org_id: OrgId, run_id: RunId) -> None:
         deps.mail.wake(deps.settings.continuation_queue_name, run_item(org_id, run_id))
 
 
-async def _read_run(tenant: TenantContext, deps: Deps, workflow: UUID, run_id: UUID) -> RunAnswer:
-    org = UUID(tenant.org_id)
+async def one_run(
+    deps: Deps, tenant: TenantContext, read: Callable[[asyncpg.Connection], Awaitable[rows.RunRow | None]]
+) -> Run:
+    """All of the run that is read: what it waits for, what its nodes answered, what its models took. Raises 404."""
     async with tenant.transaction() as connection:
-        run = await rows.read_run(connection, org, workflow, run_id)
+        run = await read(connection)
         if run is None:
             raise not_found()
-        blocked = await rows.list_blocked(connection, org, [run_id])
-        outputs = await rows.list_outputs(connection, org, run_id)
-        usage = await of_run(connection, org, run_id)
-    return RunAnswer(await run_of(deps, run, blocked.get(run_id, []), outputs, usage))
+        blocked = await rows.list_blocked(connection, run.organization_id, [run.id])
+        outputs = await rows.list_outputs(connection, run.organization_id, run.id)
+        usage = await of_run(connection, run.organization_id, run.id)
+    return await run_of(deps, run, blocked.get(run.id, []), outputs, usage)
+
+
+async def page_of_runs(
+    deps: Deps, tenant: TenantContext, page: Page, read: Callable[[asyncpg.Connection], Awaitable[list[rows.RunRow]]]
+) -> RunPage:
+    """A page of the runs that are read, each with what it waits for."""
+    async with tenant.transaction() as connection:
+        shown, next_cursor = page.cut(await read(connection), key=lambda run: run.id)
+        blocked = await rows.list_blocked(connection, UUID(tenant.org_id), [run.id for run in shown])
+    return RunPage([await run_of(deps, run, blocked.get(run.id, []), {}) for run in shown], next_cursor)
+
+
+async def _read_run(tenant: TenantContext, deps: Deps, workflow: UUID, run_id: UUID) -> RunAnswer:
+    org = UUID(tenant.org_id)
+    return RunAnswer(await one_run(deps, tenant, lambda connection: rows.read_run(connection, org, workflow, run_id)))
 
 
 def _queue_unavailable(details: dict[str, object] | None = None) -> ApiError:

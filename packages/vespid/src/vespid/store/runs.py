@@ -20,6 +20,7 @@ _encode = msgspec.json.Encoder().encode
 
 TriggerType = Literal["manual", "webhook", "cron", "api"]
 CreateOutcome = Literal["created", "not_found", "not_published"]
+RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 CancelOutcome = Literal["requested", "finished", "not_found"]
 
 
@@ -65,6 +66,16 @@ class RunRow(msgspec.Struct, frozen=True):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    # Read where runs of several workflows are.
+    workflow_name: str | None = None
+
+
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of an organization's runs; None: whichever."""
+
+    status: RunStatus | None = None
+    workflow_id: UUID | None = None
+    trigger_type: TriggerType | None = None
 
 
 class BlockedRow(msgspec.Struct, frozen=True):
@@ -152,6 +163,22 @@ async def list_runs(
     connection: asyncpg.Connection, org_id: UUID, workflow_id: UUID, before: UUID | None, limit: int
 ) -> list[RunRow]:
     return [RunRow(**row) for row in await connection.fetch(QUERIES.list_runs, org_id, workflow_id, before, limit)]
+
+
+async def list_org_runs(
+    connection: asyncpg.Connection, org_id: UUID, only: RunFilter, before: UUID | None, limit: int
+) -> list[RunRow]:
+    """Of every workflow, the newest first."""
+    given = [org_id, before, only.workflow_id, only.trigger_type, limit]
+    if only.status is None:
+        rows = await connection.fetch(QUERIES.list_org_runs, *given)
+    elif only.status == "succeeded":
+        rows = await connection.fetch(QUERIES.list_succeeded_runs, *given)
+    elif only.status in ("failed", "cancelled"):
+        rows = await connection.fetch(QUERIES.list_unhappy_runs, *given, only.status)
+    else:
+        rows = await connection.fetch(QUERIES.list_unfinished_runs, *given, only.status)
+    return [RunRow(**row) for row in rows]
 
 
 async def read_run(connection: asyncpg.Connection, org_id: UUID, workflow_id: UUID, run_id: UUID) -> RunRow | None:

@@ -13,11 +13,58 @@ select id, organization_id, workflow_id, trigger_type, status, attempt_count, ma
 from workflow_runs
 where organization_id = $1 and workflow_id = $2 and id = $3
 
+-- name: list_org_runs
+-- Of every workflow, newest first. The three that follow are the same with a status; each has an index of its own.
+select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
+    r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    w.name as workflow_name
+from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
+where r.organization_id = $1
+  and ($2::uuid is null or r.id < $2) and ($3::uuid is null or r.workflow_id = $3)
+  and ($4::text is null or r.trigger_type = $4)
+order by r.id desc
+limit $5
+
+-- name: list_unfinished_runs
+select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
+    r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    w.name as workflow_name
+from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
+where r.organization_id = $1 and r.finished_at is null and r.status = $6
+  and ($2::uuid is null or r.id < $2) and ($3::uuid is null or r.workflow_id = $3)
+  and ($4::text is null or r.trigger_type = $4)
+order by r.id desc
+limit $5
+
+-- name: list_unhappy_runs
+select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
+    r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    w.name as workflow_name
+from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
+where r.organization_id = $1 and r.status in ('failed', 'cancelled') and r.status = $6
+  and ($2::uuid is null or r.id < $2) and ($3::uuid is null or r.workflow_id = $3)
+  and ($4::text is null or r.trigger_type = $4)
+order by r.id desc
+limit $5
+
+-- name: list_succeeded_runs
+select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
+    r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    w.name as workflow_name
+from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
+where r.organization_id = $1 and r.status = 'succeeded'
+  and ($2::uuid is null or r.id < $2) and ($3::uuid is null or r.workflow_id = $3)
+  and ($4::text is null or r.trigger_type = $4)
+order by r.id desc
+limit $5
+
 -- name: read_any_run
-select id, organization_id, workflow_id, trigger_type, status, attempt_count, max_attempts, next_attempt_at,
-    requested_by_user_id, input, error, error_message, cursor, created_at, started_at, finished_at
-from workflow_runs
-where organization_id = $1 and id = $2
+-- Whichever workflow it is of.
+select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
+    r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    w.name as workflow_name
+from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
+where r.organization_id = $1 and r.id = $2
 
 -- name: workflow_exists
 select exists (select from workflows where organization_id = $1 and id = $2)

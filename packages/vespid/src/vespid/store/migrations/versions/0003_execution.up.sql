@@ -100,6 +100,10 @@ create table workflow_runs (
     foreign key (organization_id, workflow_id) references workflows (organization_id, id)
 ) with (fillfactor = 70);
 create index workflow_runs_of_workflow on workflow_runs (organization_id, workflow_id, id desc);
+-- Those that are not over, and of those that are the few that people look for. A run's steps touch neither; its end
+-- leaves the one, and seldom enters the other.
+create index workflow_runs_unfinished on workflow_runs (organization_id, id desc) where finished_at is null;
+create index workflow_runs_unhappy on workflow_runs (organization_id, status, id desc) where status in ('failed', 'cancelled');
 
 -- Runs that somebody has to step, and when. A table of its own, so that the run's own updates touch no index.
 create table due_runs (
