@@ -86,6 +86,7 @@ NOUNS = (
     "stream",
     "usage",
     "webhooks",
+    "workflow_graph",
     "workflows",
 )
 

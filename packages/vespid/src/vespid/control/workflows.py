@@ -100,7 +100,7 @@ async def create_workflow(
     data: JSONBody[NewWorkflow], tenant: NamedDependency[TenantContext], once: NamedDependency[Once]
 ) -> Response[WorkflowAnswer]:
     """Begin a workflow, as the draft of its first revision."""
-    _validated(data.dsl)
+    validated(data.dsl)
 
     async def create(connection: asyncpg.Connection) -> WorkflowAnswer:
         workflow = await rows.create_workflow(
@@ -188,7 +188,7 @@ async def change_workflow(
     """Change a draft. What is published does not change: make a new draft of it."""
     row = row_id(workflow_id)
     if data.dsl is not msgspec.UNSET:
-        _validated(data.dsl)
+        validated(data.dsl)
     async with tenant.transaction() as connection:
         await _locked_draft(connection, row)
         workflow = await rows.change_draft(
@@ -223,7 +223,7 @@ async def publish_workflow(
     user_id = UUID(tenant.user_id)
     async with tenant.transaction() as connection:
         draft = await _locked_draft(connection, row)
-        parsed = _validated(msgspec.json.decode(draft.dsl))
+        parsed = validated(msgspec.json.decode(draft.dsl))
         await rows.lock_family(connection, draft.family_id)
         workflow = await rows.publish_workflow(connection, row, user_id)
         if workflow is None:
@@ -270,7 +270,7 @@ async def _locked_draft(connection: asyncpg.Connection, workflow_id: UUID) -> ro
     return workflow
 
 
-def _validated(dsl: dict[str, Any]) -> ParsedWorkflow:
+def validated(dsl: dict[str, Any]) -> ParsedWorkflow:
     """The workflow that a DSL describes. Raises ApiError 400 with everything that is wrong with it."""
     try:
         return parse(dsl, check_connector=why_no_action, needs_secret=needs_secret)
