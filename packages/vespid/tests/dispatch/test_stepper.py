@@ -8,12 +8,16 @@ from uuid import UUID
 import msgspec
 import pytest
 from tests.support.ground import SHELL, Ground, Lease
+from tests.support.organization import until
 
+from vespid.bus.channels import org_channel
 from vespid.bus.errors import BusUnavailable
+from vespid.bus.org_news import OrgNews, decode
 from vespid.dispatch import stepper as stepper_module
 from vespid.dispatch.house import House
 from vespid.dispatch.rows import result_event
 from vespid.store.executions import CloudWork, Finish, Finished, Grant, Granted
+from vespid.store.runs import cancel_run
 from vespid_protocol.ids import OrgId, ProcessId, RequestId, RunId
 
 NewHouse = Callable[[], Awaitable[House]]
@@ -64,6 +68,36 @@ async def test_a_first_step_starts_the_run_and_puts_its_work_down(house: House, 
     assert (await ground.run_row(run))["status"] == "running"
     # Only its work's end will bring anything new.
     assert not await ground.is_due(run)
+
+
+async def test_an_organization_is_told_when_a_run_starts_and_when_it_ends_and_not_in_between(
+    house: House, ground: Ground, org: OrgId
+) -> None:
+    told: list[OrgNews] = []
+    leave = await house.fanout.subscribe(org_channel(org), lambda data: told.append(decode(data or b"")))
+    run = await ground.run(org, await ground.workflow(org, SHELL, SHELL | {"id": "n2"}))
+    await house.stepper.step(org, run)
+    lease = await lease_of(ground, org)
+    await (await leased(house, ground, org, run, lease)).finish(house)
+    assert told == [OrgNews("runs", run)]
+    await (await leased(house, ground, org, run, lease, node_id="n2")).finish(house)
+    await until(lambda: len(told) > 1, "the end is told")
+    assert told == [OrgNews("runs", run)] * 2
+    await leave()
+
+
+async def test_an_organization_is_told_when_people_are_asked(house: House, ground: Ground, org: OrgId) -> None:
+    told: list[OrgNews] = []
+    leave = await house.fanout.subscribe(org_channel(org), lambda data: told.append(decode(data or b"")))
+    run = await ground.run(org, await ground.workflow(org, SHELL | {"approval": {"by": "admin"}}))
+    await house.stepper.step(org, run)
+    await until(lambda: OrgNews("approvals") in told, "that people are asked is told")
+    told.clear()
+    async with house.db.tenant(org) as connection:
+        await cancel_run(connection, UUID(org), UUID(run))
+    await house.stepper.step(org, run)
+    await until(lambda: OrgNews("approvals") in told, "that nobody need answer is told")
+    await leave()
 
 
 @pytest.mark.promise("P1", "P2")

@@ -8,6 +8,8 @@ from tests.support.gateways import Fleet, Gateway, dispatch_body
 from tests.support.ground import Executor
 from tests.support.organization import until
 
+from vespid.bus.channels import org_channel
+from vespid.bus.org_news import OrgNews, decode
 from vespid.control.agents import AGENT_TOKEN_PREFIX
 from vespid.store.agents import rotate_agent_token
 from vespid_protocol.ids import OrgId, create_token, hash_token, new_id
@@ -44,6 +46,24 @@ async def test_a_disabled_executor_is_not_let_in(fleet: Fleet, gateway: Gateway)
     executor = await fleet.ground.executor(None)
     await fleet.ground.sql.execute("update executors set enabled = false")
     assert (await refused(fleet, gateway, executor.token))[:2] == (403, "EXECUTOR_REVOKED")
+
+
+async def test_an_organization_is_told_when_its_executor_comes_and_goes(
+    fleet: Fleet, gateway: Gateway, org: OrgId, executor: Executor
+) -> None:
+    told: list[OrgNews] = []
+    leave = await gateway.service.house.fanout.subscribe(
+        org_channel(org), lambda data: told.append(decode(data or b""))
+    )
+    scripted = fleet.scripted(gateway, executor)
+    await scripted.connect()
+    await until(lambda: told == [OrgNews("agents", executor.id)], "its coming is told")
+    await scripted.drop()
+    await until(lambda: told == [OrgNews("agents", executor.id)] * 2, "its going is told")
+    # Whoever asks then sees it offline.
+    lost_at = await fleet.ground.sql.fetchval("select lost_at from executors where id = $1", UUID(executor.id))
+    assert lost_at is not None
+    await leave()
 
 
 async def test_the_welcome_says_what_the_peer_must_know(fleet: Fleet, gateway: Gateway, org: OrgId) -> None:

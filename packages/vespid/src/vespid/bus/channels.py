@@ -30,6 +30,11 @@ def run_item(org_id: str, run_id: str) -> str:
     return f"{org_id}/{run_id}"
 
 
+def org_channel(org_id: str) -> str:
+    """Where it is told that something in an organization has changed (`org_news`)."""
+    return f"org:{org_id}"
+
+
 def call_channel(request_id: str) -> str:
     """Where the end of a tool's call is told to the loop that waits for it; without a word, it is in Postgres."""
     return f"call:{request_id}"

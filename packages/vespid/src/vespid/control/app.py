@@ -76,6 +76,7 @@ NOUNS = (
     "memory",
     "meta",
     "org_runs",
+    "org_stream",
     "orgs",
     "pairing",
     "runs",

@@ -13,6 +13,7 @@ from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from vespid.bus.channels import run_channel
+from vespid.bus.org_news import tell_org
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_member, row_id
 from vespid.control.deps import Deps
@@ -181,6 +182,7 @@ async def _decide(
     run = RunId(str(row.run_id))
     if deps.fanout is not None:
         deps.fanout.publish(run_channel(run), b"0")
+    tell_org(deps.fanout, tenant.org_id, "approvals", str(approval_id))
     wake(deps, tenant.org_id, run)
     return ApprovalAnswer(_in_full(tenant, row))
 

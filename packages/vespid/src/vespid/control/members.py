@@ -8,8 +8,10 @@ from litestar import delete, get, post
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody, QueryParameter
 
+from vespid.bus.org_news import tell_org
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, org_member, row_id
+from vespid.control.deps import Deps
 from vespid.control.openapi import errors
 from vespid.control.pagination import Page, provide_page
 from vespid.control.wire import iso
@@ -85,7 +87,10 @@ async def list_members(
     tags=["members"],
 )
 async def change_role(
-    tenant: NamedDependency[TenantContext], user_id: FromPath[str], data: JSONBody[RoleChange]
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
+    user_id: FromPath[str],
+    data: JSONBody[RoleChange],
 ) -> MemberChanged:
     """Make a member an owner, an admin or a plain member. What concerns owners takes an owner."""
     async with tenant.transaction() as connection:
@@ -98,6 +103,7 @@ async def change_role(
         await rows.change_role(connection, UUID(tenant.org_id), member.user_id, data.role_key)
         details = {"from": member.role, "to": data.role_key}
         await audit(connection, tenant, AuditAction.MEMBER_ROLE_CHANGED, member.user_id, details)
+    tell_org(deps.fanout, tenant.org_id, "settings")
     return MemberChanged(_shown(msgspec.structs.replace(member, role=data.role_key)))
 
 

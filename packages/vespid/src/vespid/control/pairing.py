@@ -12,6 +12,7 @@ from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
+from vespid.bus.org_news import tell_org
 from vespid.control.agents import AGENT_TOKEN_PREFIX
 from vespid.control.audit import AuditAction, audit, audit_as
 from vespid.control.context import TenantContext, org_admin, origin_of
@@ -121,6 +122,7 @@ async def pair_agent(
                 raise _refused(used)
             details = {"name": agent.name, "pairingTokenId": str(used.id)}
             await audit_as(connection, org_id, None, origin_of(request), AuditAction.AGENT_PAIRED, agent.id, details)
+    tell_org(deps.fanout, org_id, "agents", str(agent.id))
     return PairedAnswer(
         agent_id=agent.id,
         agent_token=token,

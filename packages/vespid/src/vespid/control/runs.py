@@ -16,6 +16,7 @@ from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody
 
 from vespid.bus.channels import run_item
+from vespid.bus.org_news import tell_org
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_member, row_id
 from vespid.control.deps import Deps
@@ -209,6 +210,7 @@ async def accept_run(deps: Deps, new: rows.NewRun) -> rows.Created:
     require_created(created)
     if created.step is None:
         wake(deps, new.org, new.id)
+        tell_org(deps.fanout, new.org, "runs", new.id)
     return created
 
 

@@ -9,6 +9,7 @@ from litestar import Response, get, patch, post
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody, QueryParameter
 
+from vespid.bus.org_news import tell_org
 from vespid.control.audit import AuditAction, audit
 from vespid.control.body import fields_invalid
 from vespid.control.context import TenantContext, org_member, row_id
@@ -85,13 +86,15 @@ async def create_session(
 
     async def create(connection: asyncpg.Connection) -> msgspec.Struct:
         session, is_new = await rows.create_session(connection, new)
-        answer = SessionAnswer(shown_session(session))
+        shown = SessionAnswer(shown_session(session))
         if not is_new:
-            return Existing(answer)
+            return Existing(shown)
         await audit(connection, tenant, AuditAction.SESSION_CREATED, session.id, {"sessionKey": session.session_key})
-        return answer
+        return shown
 
-    return await once(create)
+    answer = await once(create)
+    tell_org(deps.fanout, tenant.org_id, "sessions")
+    return answer
 
 
 @get(
@@ -133,7 +136,10 @@ async def get_session(session_id: FromPath[str], tenant: NamedDependency[TenantC
     tags=["sessions"],
 )
 async def change_session(
-    session_id: FromPath[str], data: JSONBody[SessionChange], tenant: NamedDependency[TenantContext]
+    session_id: FromPath[str],
+    data: JSONBody[SessionChange],
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
 ) -> SessionAnswer:
     """Give it another title."""
     row = row_id(session_id, *NOT_FOUND)
@@ -143,6 +149,7 @@ async def change_session(
         session = await rows.retitle_session(connection, UUID(tenant.org_id), row, data.title or None)
     if session is None:
         raise session_not_found()
+    tell_org(deps.fanout, tenant.org_id, "sessions", str(row))
     return SessionAnswer(shown_session(session))
 
 

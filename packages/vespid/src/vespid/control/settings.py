@@ -8,8 +8,10 @@ from litestar import get, put
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
+from vespid.bus.org_news import tell_org
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, org_member
+from vespid.control.deps import Deps
 from vespid.domain.policy import OrgSettings
 from vespid.store import orgs
 
@@ -83,7 +85,9 @@ async def read_settings(tenant: NamedDependency[TenantContext]) -> SettingsAnswe
 
 
 @put("/v1/orgs/{org_id:str}/settings", guards=[org_admin], operation_id="changeSettings", tags=["settings"])
-async def change_settings(tenant: NamedDependency[TenantContext], data: JSONBody[SettingsPatch]) -> SettingsAnswer:
+async def change_settings(
+    tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps], data: JSONBody[SettingsPatch]
+) -> SettingsAnswer:
     """Merge a part into the settings. For owners and admins."""
     change = msgspec.to_builtins(data, str_keys=True)
     async with tenant.transaction() as connection:
@@ -91,6 +95,7 @@ async def change_settings(tenant: NamedDependency[TenantContext], data: JSONBody
         merged = msgspec.json.encode(_merge(msgspec.json.decode(stored), change))
         await orgs.replace_settings(connection, UUID(tenant.org_id), merged, UUID(tenant.user_id))
         await audit(connection, tenant, AuditAction.SETTINGS_CHANGED, tenant.org_id, change)
+    tell_org(deps.fanout, tenant.org_id, "settings")
     return SettingsAnswer(_decode(merged))
 
 

@@ -15,6 +15,7 @@ import msgspec
 from vespid.bus import messages, session_news
 from vespid.bus.channels import EDGES, TURN_QUEUE, session_channel, session_item
 from vespid.bus.messages import CancelTurn
+from vespid.bus.org_news import tell_org
 from vespid.bus.ports import Fanout, Mail
 from vespid.bus.session_news import Moved
 from vespid.dispatch.audit import AuditAction, Doer, audit_as
@@ -160,6 +161,7 @@ class Conversation:
     def _tell_end(self, org_id: OrgId, session_id: SessionId, ended: Ended | None) -> None:
         if ended is None:
             raise session_not_found()
+        tell_org(self._fanout, org_id, "sessions", session_id)
         self._tell(org_id, session_id, ended.seq, ended.cancelled, has_next=ended.has_next)
 
     def _tell(

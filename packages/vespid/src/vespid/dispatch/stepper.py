@@ -20,6 +20,7 @@ import structlog
 from prometheus_client import Counter
 
 from vespid.bus.channels import CLOUD_QUEUE, run_channel, run_item
+from vespid.bus.org_news import tell_org
 from vespid.bus.ports import Fanout, Mail
 from vespid.dispatch.metering import Meter
 from vespid.dispatch.organizations import Organizations, settings_of
@@ -57,6 +58,7 @@ CONFLICT_TRIES = 5
 RUNS_REMEMBERED = 5_000
 # A bigger input is read again rather than remembered.
 INPUT_REMEMBERED_BYTES = 16_384
+_EVENTS_OF_PEOPLE = frozenset({"approval_requested", "approval_decided"})
 
 
 class CloudRunner(Protocol):
@@ -101,6 +103,8 @@ class _Decision(msgspec.Struct, frozen=True):
     item: StepItem
     state: RunState
     reserved: int
+    # Whether people are asked by it, or need not answer any more.
+    concerns_people: bool
 
 
 class Stepper:
@@ -184,6 +188,8 @@ class Stepper:
         verdict = await self._steps.fail(org_id, run_id, loaded.version, type(error).__name__)
         if verdict == "failed":
             self._fanout.publish(run_channel(run_id), b"0")
+            tell_org(self._fanout, org_id, "runs", run_id)
+            tell_org(self._fanout, org_id, "approvals")
         return verdict != "conflict"
 
     # --- new runs ------------------------------------------------------------------------------------------------
@@ -337,6 +343,7 @@ class Stepper:
         emitted: list[object] = []
         rows: list[NewRow] = []
         cancels: list[str] = []
+        concerns_people = False
         for event in events:
             while True:
                 try:
@@ -349,6 +356,10 @@ class Stepper:
                 context.outputs = {**context.outputs, event.node_id: event.output}
             emitted += [event_item(emit) for emit in transition.emits]
             cancels += [cancel.request_id for cancel in transition.cancels]
+            # What is cancelled may be a question.
+            concerns_people |= bool(transition.cancels) or any(
+                emit.event_type in _EVENTS_OF_PEOPLE for emit in transition.emits
+            )
             rows += [
                 execution_row(org_id, run_id, context.workflow_id, context.user_id, execution)
                 for execution in transition.dispatches
@@ -379,7 +390,7 @@ class Stepper:
             cancels=cancels,
             applied=[] if loaded is None else [end.request_id for end in loaded.ends],
         )
-        return _Decision(item, state, reserved)
+        return _Decision(item, state, reserved, concerns_people)
 
     async def _outputs(self, org_id: OrgId, run_id: RunId, node_ids: frozenset[str]) -> dict[str, object]:
         async with self._db.tenant(org_id) as connection:
@@ -394,6 +405,10 @@ class Stepper:
         self._remember(run_id, run, is_over=item.finished)
         if item.events:
             self._fanout.publish(run_channel(run_id), b"%d" % written.seq)
+        if item.started or item.finished:
+            tell_org(self._fanout, org_id, "runs", run_id)
+        if decision.concerns_people:
+            tell_org(self._fanout, org_id, "approvals")
         if written.cancelled:
             self.wake(org_id, run_id)
         for request_id in written.cancelled:

@@ -62,6 +62,7 @@ class GatewayService:
             self.house.db,
             self.house.capacity,
             self.house.scheduler,
+            self.house.fanout,
             self.house.partitions,
             self.house.process_id,
             self._tasks,

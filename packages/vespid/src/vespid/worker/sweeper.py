@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from prometheus_client import Counter
 
+from vespid.bus.org_news import tell_org
 from vespid.dispatch.house import House
 from vespid.store.connections import sweep_leases, sweep_processes, trim_feed
 from vespid.store.failure import STORE_FAILED
@@ -120,6 +121,8 @@ class Sweeper:
                 # Nobody else would: its edge cannot withdraw it any more.
                 org_id = None if row.organization_id is None else OrgId(str(row.organization_id))
                 await self._house.scheduler.gone(ExecutorId(str(row.executor_id)), org_id, row.connection_epoch or 0)
+                if org_id is not None:
+                    tell_org(self._house.fanout, org_id, "agents", str(row.executor_id))
             elif row.request_id is not None and row.action == "concluded" and row.organization_id is not None:
                 self._ended(RequestId(row.request_id), OrgId(str(row.organization_id)), row.run_id)
         return sum(1 for row in found if row.action not in ("dead", "away"))

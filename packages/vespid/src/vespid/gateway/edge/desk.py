@@ -10,6 +10,7 @@ import structlog
 
 from vespid.bus.channels import EDGES
 from vespid.bus.messages import Superseded, encode
+from vespid.bus.org_news import tell_org
 from vespid.dispatch.house import House
 from vespid.gateway.edge.connection import Connection
 from vespid.gateway.edge.grants import Grants
@@ -227,6 +228,8 @@ class EdgeDesk:
         except STORE_AWAY as error:
             # Its edge is this process: when its lease passes, or at its next connection, it is put right.
             log.warning("disconnect_not_noted", executor_id=connection.executor_id, error=repr(error))
+        if connection.org_id is not None:
+            tell_org(self._house.fanout, connection.org_id, "agents", connection.executor_id)
         # Behind it: who is looked for now must not be found here.
         self._turns.hosts.over(connection)
 

@@ -14,7 +14,8 @@ from prometheus_client import Gauge
 from vespid.bus.choice import ExecutorPresence
 from vespid.bus.errors import BusError
 from vespid.bus.messages import Withdrawn
-from vespid.bus.ports import Capacity
+from vespid.bus.org_news import tell_org
+from vespid.bus.ports import Capacity, Fanout
 from vespid.dispatch.partitions import Partitions
 from vespid.dispatch.scheduler import Scheduler
 from vespid.domain.selector import Capabilities
@@ -41,6 +42,7 @@ class Registry:
         db: Database,
         capacity: Capacity,
         scheduler: Scheduler,
+        fanout: Fanout,
         partitions: Partitions,
         process_id: ProcessId,
         tasks: Tasks,
@@ -48,6 +50,7 @@ class Registry:
         self._db = db
         self._capacity = capacity
         self._scheduler = scheduler
+        self._fanout = fanout
         self._partitions = partitions
         self._process_id = process_id
         self._tasks = tasks
@@ -163,6 +166,8 @@ class Registry:
             log.warning("announcement_postponed", executor_id=connection.executor_id, error=repr(error))
             return False
         connection.announced = True
+        if connection.org_id is not None:
+            tell_org(self._fanout, connection.org_id, "agents", connection.executor_id)
         return True
 
     async def _withdraw(self, connection: Connection) -> None:
