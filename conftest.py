@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.support.promises",
     "tests.support.logs",
     "tests.support.installed",
+    "tests.support.browser",
     "tests.support.clis",
     "tests.support.dump",
     "tests.support.container_engine",

@@ -1,0 +1,169 @@
+"""The pages as a new user walks through them, in a real browser, with real processes and real agents behind them."""
+
+import re
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+from tests.support.browser import Person
+from tests.support.organization import Organization
+from tests.support.processes import Processes, RunningProcess
+
+pytestmark = pytest.mark.timeout(300)
+
+EMAIL, PASSWORD = "ann@example.com", "correct horse battery"
+
+
+@pytest_asyncio.fixture
+async def ann(installation: Processes, browser: Browser) -> AsyncIterator[Person]:
+    """A new user, who has signed up."""
+    context = await browser.new_context(locale="en-GB")
+    person = Person(await context.new_page(), installation.api_url)
+    await person.open("/")
+    await person.look("sign-in")
+    await person.page.get_by_role("link", name="Sign up").click()
+    await person.page.get_by_label("Your name").fill("Ann")
+    await person.page.get_by_label("E-mail address").fill(EMAIL)
+    await person.page.get_by_label("Password").fill(PASSWORD)
+    await person.look("sign-up")
+    await person.page.get_by_role("button", name="Make the account").click()
+    await person.page.wait_for_url(installation.api_url + "/")
+    yield person
+    assert person.complaints == []
+
+
+@pytest_asyncio.fixture
+async def organization(ann: Person, installation: Processes) -> AsyncIterator[Organization]:
+    """Ann's organization, by the API and with her own login."""
+    cookies = {one["name"]: one["value"] for one in await ann.page.context.cookies()}
+    async with aiohttp.ClientSession(cookies=cookies) as http:
+        mine = Organization(installation, http)
+        mine.headers = {"Origin": installation.api_url}
+        mine.id = (await mine.call("GET", "/v1/me", status=200)).body["defaultOrgId"]
+        mine.headers["X-Org-Id"] = mine.id
+        yield mine
+
+
+async def test_the_first_page_is_light(ann: Person) -> None:
+    ann.bytes_of.clear()
+    context = await ann.page.context.browser.new_context()  # type: ignore[union-attr]
+    first = Person(await context.new_page(), ann.url)
+    await first.open("/signin")
+    assert 0 < sum(first.bytes_of.values()) < 100_000
+
+
+async def test_the_organizations_own_pages(ann: Person) -> None:
+    page = ann.page
+    await ann.open("/secrets")
+    await page.get_by_label("Connector").first.fill("github")
+    await page.get_by_label("Name", exact=True).fill("bot")
+    await page.get_by_label("Value", exact=True).first.fill("ghp_canary")
+    await page.get_by_role("button", name="Keep it").click()
+    await expect(page.get_by_role("cell", name="bot")).to_be_visible()
+    await expect(page.get_by_text("bot is kept.")).to_be_visible()
+    assert "ghp_canary" not in await page.content()
+    await ann.look("secrets")
+
+    await ann.open("/members")
+    await page.get_by_text("Invite somebody").click()
+    await page.get_by_label("E-mail address").fill("bob@example.com")
+    await page.get_by_role("button", name="Make the invitation").click()
+    link = await page.locator(".copyable code").inner_text()
+    await ann.look("members")
+    context = await page.context.browser.new_context()  # type: ignore[union-attr]
+    bob = Person(await context.new_page(), ann.url)
+    await bob.page.goto(link)
+    await bob.page.get_by_role("link", name="Sign up").click()
+    await bob.page.get_by_label("E-mail address").fill("bob@example.com")
+    await bob.page.get_by_label("Password").fill(PASSWORD)
+    await bob.page.get_by_role("button", name="Make the account").click()
+    await bob.look("invitation")
+    await bob.page.get_by_role("button", name="Join").click()
+    await bob.open("/members")
+    await bob.reads("ann@example.com")
+
+    await ann.open("/api-keys")
+    await page.get_by_text("New API key").click()
+    await page.locator("#field-name").fill("ci")
+    await page.get_by_role("button", name="Make the key").click()
+    await ann.reads("The key ci.")
+    await ann.look("api-keys")
+
+    await ann.open("/settings")
+    await page.get_by_label("Models may run shell commands").check()
+    await page.get_by_role("button", name="Save").click()
+    await ann.reads("The settings are saved.")
+    await page.reload()
+    await expect(page.get_by_label("Models may run shell commands")).to_be_checked()
+    await ann.look("settings")
+
+    await ann.open("/audit-log?objectType=secret")
+    await ann.reads("secret.created")
+    await ann.look("audit-log")
+    await ann.open("/usage")
+    await ann.look("usage")
+    # The menu is left by the keyboard as it was entered.
+    await page.get_by_text("Display").focus()
+    await page.keyboard.press("Enter")
+    await page.get_by_label("Language").select_option("zh-CN")
+    await page.get_by_role("button", name="Apply").click()
+    await ann.reads("用量")
+    await ann.look("usage-zh")
+
+
+async def test_a_conversation_goes_on_when_its_machine_dies(ann: Person, organization: Organization) -> None:
+    hosts: dict[str, RunningProcess] = {}
+    for name in ("first", "second"):
+        process, agent_id = await organization.pair(name)
+        hosts[agent_id] = process
+    page = ann.page
+    await ann.open("/sessions")
+    await ann.look("sessions-none")
+    await page.get_by_role("link", name="New session").first.click()
+    await page.get_by_label("Title").fill("Plan the week")
+    await page.get_by_label("Engine").select_option("vespid.echo.v1")
+    await ann.look("session-new")
+    await page.get_by_role("button", name="Begin").click()
+    box = page.get_by_label("Message")
+    await box.fill("hello there")
+    await box.press("Enter")
+    answers = page.locator(".bubble-agent:not(.bubble-draft)")
+    await expect(answers).to_have_count(1)
+
+    session_id = page.url.rsplit("/", 1)[1]
+    pinned = (await organization.call("GET", f"/v1/orgs/{{org}}/sessions/{session_id}", status=200)).body["session"]
+    await hosts[pinned["pinnedExecutorId"]].kill()
+    await box.fill("still there?")
+    await page.get_by_role("button", name="Send").click()
+    await expect(answers).to_have_count(2)
+    await expect(page.get_by_text(re.compile("was lost; the conversation goes on at"))).to_be_visible()
+    await ann.look("session")
+
+
+async def test_what_is_typed_while_the_gateway_is_away_is_said_once_it_is_back(
+    ann: Person, organization: Organization, installation: Processes
+) -> None:
+    await organization.pair()
+    page = ann.page
+    made = await organization.call("POST", "/v1/orgs/{org}/sessions", {"engineId": "vespid.echo.v1"}, status=201)
+    await ann.open(f"/sessions/{made.body['session']['id']}")
+    box = page.get_by_label("Message")
+    await box.fill("before")
+    await box.press("Enter")
+    answers = page.locator(".bubble-agent:not(.bubble-draft)")
+    await expect(answers).to_have_count(1)
+    (gateway,) = installation.running("gateway")
+    await gateway.kill()
+    await ann.reads("The connection to the gateway is lost")
+    await box.fill("meanwhile")
+    await box.press("Enter")
+    await installation.start("gateway")
+    await expect(answers).to_have_count(2)
+    await expect(page.locator("[data-chat-lost]")).to_be_hidden()
+    events = (await organization.call("GET", page.url.replace(ann.url, "/v1/orgs/{org}") + "/events")).body["events"]
+    said = [event["payload"]["message"] for event in events if event["eventType"] == "user_message"]
+    assert said == ["before", "meanwhile"]
+    # The browser's own word about a socket that could not be opened.
+    ann.complaints[:] = [one for one in ann.complaints if "WebSocket connection to" not in one]
