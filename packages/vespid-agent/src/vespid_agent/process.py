@@ -123,12 +123,12 @@ async def run_agent(
                 installed = installed_engines(settings, config.pool, http)
                 engines = Engines((*installed, *programs.engines, *more_engines))
                 own = Redactor(_own_secrets(config, environment))
-                tools = HostTools(kit, workdirs, own)
+                workspaces = Workspaces(settings.memory_root or journal_path.parent / "memory")
+                tools = HostTools(kit, workdirs, workspaces, own)
                 kinds = Kinds(
                     shell, ActionWork(connectors, http, base_urls), AgentWork(engines, tools), ToolWork(tools)
                 )
-                root = settings.memory_root or journal_path.parent / "memory"
-                serving = Serving(engines, kit, workdirs, Workspaces(root), OpenSessions(own, policy))
+                serving = Serving(engines, kit, workdirs, workspaces, OpenSessions(own, policy))
                 agent = assemble(
                     config,
                     settings,

@@ -225,7 +225,54 @@ async def test_managed_agent_calls_no_tool_beyond_its_ceiling(
         await running.stop()
 
 
-async def test_node_has_no_memory(gateway: FakeGateway, agent: InProcessAgent, model: ModelServer) -> None:
+def remember(content: str, **more: object) -> Tool:
+    return Tool("memory_write", {"path": "MEMORY.md", "content": content, **more})
+
+
+def of_workflow(family: str, **more: object) -> dict[str, object]:
+    return prompt("Go.", allow=["memory.*"], workflowId="w", familyId=family, **more)
+
+
+async def recalled(gateway: FakeGateway, model: ModelServer, family: str) -> str:
+    """What a run of this workflow is told that reads its memory."""
+    model.will(call_tools(Tool("memory_get", {"path": "MEMORY.md"})), Say("Read."))
+    assert output(await gateway.result(await gateway.dispatch("agent.run", of_workflow(family))))["text"] == "Read."
+    return str(model.requests[-1].body["messages"][-1]["content"])
+
+
+async def test_what_a_run_remembers_the_workflows_next_run_finds_and_no_other_does(
+    gateway: FakeGateway, agent: InProcessAgent, model: ModelServer
+) -> None:
+    model.will(call_tools(remember("The build is flaky.")), Say("Noted."))
+    assert output(await gateway.result(await gateway.dispatch("agent.run", of_workflow("f1"))))["text"] == "Noted."
+    assert "The build is flaky." in await recalled(gateway, model, "f1")
+    assert "there is no such document" in await recalled(gateway, model, "f2")
+
+
+async def test_secret_is_masked_in_what_a_node_remembers(
+    gateway: FakeGateway, agent: InProcessAgent, model: ModelServer
+) -> None:
+    model.will(call_tools(remember(f"It is {SECRET}, by {OWN_KEY}.")), Say("Noted."))
+    await gateway.result(await gateway.dispatch("agent.run", of_workflow("f1"), secrets={"s1": SECRET}))
+    assert "It is ***, by ***." in await recalled(gateway, model, "f1")
+    everything = b"".join(path.read_bytes() for path in agent.home.rglob("*") if path.is_file())
+    assert SECRET.encode() not in everything
+
+
+async def test_write_that_is_called_again_under_its_key_is_made_once(
+    gateway: FakeGateway, agent: InProcessAgent, model: ModelServer
+) -> None:
+    for attempt in (1, 2):  # the second knows nothing of the first, as after a crash before anything was kept
+        model.will(call_tools(remember("once")), Say("Noted."))
+        request = await gateway.dispatch("agent.run", of_workflow("f1"), request_id=f"{RUN_ID}:n:{attempt}")
+        await gateway.result(request)
+    assert "once\\nonce" not in (told := await recalled(gateway, model, "f1"))
+    assert "once" in told
+
+
+async def test_node_of_no_workflow_has_no_memory(
+    gateway: FakeGateway, agent: InProcessAgent, model: ModelServer
+) -> None:
     model.will(call_tools(Tool("memory_search", {"query": "x"})), Say("No memory here."))
     request = await gateway.dispatch("agent.run", prompt("Go.", allow=["memory.*"]))
     await gateway.result(request)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vespid_protocol.frames import MemoryDocument
-from vespid_runtime.memory import tree, workspace
+from vespid_runtime.memory import limits, tree, workspace
 from vespid_runtime.memory.paths import MemoryRefused
 from vespid_runtime.memory.tree import TreeByDescriptor, TreeByName
 from vespid_runtime.memory.workspace import DELETED_SHA256, MemoryWorkspace, content_sha256
@@ -100,15 +100,15 @@ def test_write_that_fails_leaves_the_old_text_and_nothing_else(
 
 
 def test_one_document_has_a_limit(memory: MemoryWorkspace) -> None:
-    memory.write("MEMORY.md", "x" * workspace.DOCUMENT_MAX_BYTES)
+    memory.write("MEMORY.md", "x" * limits.DOCUMENT_MAX_BYTES)
     with pytest.raises(MemoryRefused, match=r"^content: MEMORY.md is larger than 262144 bytes"):
         memory.append("MEMORY.md", "x")
     with pytest.raises(MemoryRefused, match=r"^content: "):
-        memory.write("MEMORY.md", "ü" * workspace.DOCUMENT_MAX_BYTES)
+        memory.write("MEMORY.md", "ü" * limits.DOCUMENT_MAX_BYTES)
 
 
 def test_number_of_documents_has_a_limit(memory: MemoryWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "DOCUMENTS_MAX", 3)
+    monkeypatch.setattr(limits, "DOCUMENTS_MAX", 3)
     memory.apply(document(f"memory/{number}.md", "x") for number in range(3))
     with pytest.raises(MemoryRefused, match="at most 3 documents"):
         memory.write("memory/4.md", "x")
@@ -120,14 +120,14 @@ def test_files_beyond_the_number_do_not_travel_and_stay_where_they_are(
 ) -> None:
     memory.apply(document(f"memory/{number}.md", "x") for number in range(5))
     known = memory.snapshot()
-    monkeypatch.setattr(workspace, "DOCUMENTS_MAX", 3)
+    monkeypatch.setattr(limits, "DOCUMENTS_MAX", 3)
     changes = memory.changes(known)
     assert changes.documents == ()
     assert [refused.field for refused in changes.left_out] == ["path"]
 
 
 def test_all_of_it_has_a_limit(memory: MemoryWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "TOTAL_MAX_BYTES", 10)
+    monkeypatch.setattr(limits, "TOTAL_MAX_BYTES", 10)
     memory.write("memory/a.md", "123456")
     with pytest.raises(MemoryRefused, match="larger than 10 bytes"):
         memory.write("memory/b.md", "12345")
@@ -137,7 +137,7 @@ def test_all_of_it_has_a_limit(memory: MemoryWorkspace, monkeypatch: pytest.Monk
 def test_too_large_a_file_is_left_out_and_said_and_keeps_nobody_from_writing(memory: MemoryWorkspace) -> None:
     memory.write("memory/a.md", "a")
     known = {"memory/big.md": "as it was", "memory/a.md": "other"}
-    (memory.folder / "memory" / "big.md").write_bytes(b"x" * (workspace.TOTAL_MAX_BYTES + 1))
+    (memory.folder / "memory" / "big.md").write_bytes(b"x" * (limits.TOTAL_MAX_BYTES + 1))
     memory.write("memory/b.md", "b")
     changes = memory.changes(known)
     assert [found.path for found in changes.documents] == ["memory/a.md", "memory/b.md"]
@@ -205,7 +205,7 @@ def test_documents_that_are_refused_change_nothing(memory: MemoryWorkspace) -> N
 
 
 def test_documents_beyond_a_limit_change_nothing(memory: MemoryWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "TOTAL_MAX_BYTES", 10)
+    monkeypatch.setattr(limits, "TOTAL_MAX_BYTES", 10)
     memory.apply([document("MEMORY.md", "old"), document("memory/gone.md", "x")])
     changes = [("memory/gone.md", None), ("memory/a.md", "12345"), ("memory/b.md", "678")]
     with pytest.raises(MemoryRefused, match="larger than 10 bytes"):
@@ -326,3 +326,39 @@ def test_names_that_are_no_documents_are_passed_over(memory: MemoryWorkspace) ->
     found = memory.paths()
     assert [path for path in found if "/d/" not in path] == ["memory/a.md"]
     assert len([path for path in found if "/d/" in path]) == 6
+
+
+def test_call_that_comes_again_writes_once(memory: MemoryWorkspace) -> None:
+    first = memory.write_once("run:n:tool:0", "MEMORY.md", "one", append=True)
+    assert memory.write_once("run:n:tool:0", "MEMORY.md", "one", append=True) == first
+    memory.write_once("other:n:tool:0", "MEMORY.md", "two", append=True)
+    assert memory.write_once("run:n:tool:0", "MEMORY.md", "one", append=True) == first
+    assert memory.read("MEMORY.md") == "one\ntwo"
+    assert memory.paths() == ["MEMORY.md"]
+
+
+def test_call_that_was_cut_off_between_its_note_and_its_document_writes_when_it_comes_again(
+    memory: MemoryWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(memory, "_write", lambda path, content: None)
+        memory.write_once("run:n:tool:0", "MEMORY.md", "one", append=True)
+    memory.write_once("other:n:tool:0", "MEMORY.md", "two", append=True)
+    memory.write_once("run:n:tool:0", "MEMORY.md", "one", append=True)
+    assert memory.read("MEMORY.md") == "two\none"
+
+
+def test_note_of_calls_that_nobody_can_read_is_begun_anew(memory: MemoryWorkspace) -> None:
+    memory.write_once("run:n:tool:0", "MEMORY.md", "one", append=False)
+    (memory.folder / ".calls").write_text("{")
+    memory.write_once("run:n:tool:1", "MEMORY.md", "two", append=True)
+    assert memory.read("MEMORY.md") == "one\ntwo"
+
+
+def test_number_of_calls_known_has_a_limit(memory: MemoryWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vespid_runtime.memory.calls.CALLS_MAX", 2)
+    for call in range(5):
+        memory.write_once(f"run:n:tool:{call}", "MEMORY.md", str(call), append=True)
+    assert (memory.folder / ".calls").stat().st_size < 500
+    assert memory.write_once("run:n:tool:4", "MEMORY.md", "4", append=True)
+    assert memory.read("MEMORY.md") == "0\n1\n2\n3\n4"

@@ -16,7 +16,7 @@ from vespid.store.sessions import MessageSender
 from vespid.store.turns import ChangedDocument, TurnStore
 from vespid_protocol.frames import MemoryDocument
 from vespid_runtime.memory import DELETED_SHA256, content_sha256
-from vespid_runtime.memory.workspace import DOCUMENT_MAX_BYTES, DOCUMENTS_MAX, TOTAL_MAX_BYTES
+from vespid_runtime.memory.limits import DOCUMENT_MAX_BYTES, DOCUMENTS_MAX, TOTAL_MAX_BYTES
 
 
 @pytest_asyncio.fixture

@@ -15,6 +15,7 @@ from vespid_protocol.codes import Code
 from vespid_protocol.frames import Level, SessionTurn
 from vespid_runtime.engines.engine import EngineError, TurnRequest
 from vespid_runtime.memory.workspace import MemoryWorkspace
+from vespid_runtime.tools.memory import memory_tool_list
 from vespid_runtime.tools.event import ToolEvent
 from vespid_runtime.tools.shell import SHELL
 from vespid_runtime.tools.toolbox import Toolbox
@@ -63,7 +64,7 @@ def scope_of(order: SessionTurn, memory: MemoryWorkspace, workdir: Path, marks: 
         node_id=workdir.name,
         workdir=workdir,
         may_run_shell=order.shell_run_enabled is True,
-        memory=memory,
+        memory=memory_tool_list(memory),
         emit=_unsaid,
         mark=marks.put,
     )

@@ -1,4 +1,4 @@
-"""The memory of sessions on this host, called from the loop and worked on in threads."""
+"""The memory of sessions and workflows on this host, called from the loop and worked on in threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from vespid_protocol.frames import MemoryDocument
 from vespid_runtime.memory.index import SearchResult
@@ -69,18 +70,23 @@ class SessionMemory:
 
 
 class Workspaces:
-    """By organization and session key: sessions with the same key share one."""
+    """By organization and key, of a session or a workflow (`workflow_key`): those with the same key share one."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._held: OrderedDict[tuple[str, str], SessionMemory] = OrderedDict()
+        # Also those that a long task still writes to: two of one folder would not wait for each other.
+        self._used: WeakValueDictionary[tuple[str, str], MemoryWorkspace] = WeakValueDictionary()
 
     def of(self, organization_id: str, session_key: str) -> SessionMemory:
         """Raises ValueError for a key that cannot name a folder."""
         key = (organization_id, session_key)
         memory = self._held.get(key)
         if memory is None:
-            memory = self._held[key] = SessionMemory(MemoryWorkspace(self._root, organization_id, session_key))
+            workspace = self._used.get(key)
+            if workspace is None:
+                workspace = self._used[key] = MemoryWorkspace(self._root, organization_id, session_key)
+            memory = self._held[key] = SessionMemory(workspace)
             if len(self._held) > WORKSPACES_MAX:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from vespid_protocol.frames import Level
-from vespid_runtime.memory.workspace import MemoryWorkspace
 from vespid_runtime.tools.tool import Tool
 
 
@@ -32,8 +31,8 @@ class ToolScope:
     connector_secrets: Mapping[str, str] = field(default_factory=dict)
     # That came with the request, for connectors: `githubApiBaseUrl`.
     base_urls: Mapping[str, str] = field(default_factory=dict)
-    # The session's documents.
-    memory: MemoryWorkspace | None = None
+    # Over the documents of the session, or of the workflow.
+    memory: Sequence[Tool] = ()
     # (kind, level, message, payload): streamed while a tool runs, like a task's output.
     emit: Callable[[str, Level, str | None, object], None]
     # (key of the call, mark): journals what has to be reaped should this process die; "" when it is over.

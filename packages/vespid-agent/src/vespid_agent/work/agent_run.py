@@ -89,6 +89,7 @@ class AgentWork:
                 settings=payload.organization_settings,
                 auth=payload.node.config.tools.auth,
                 env=payload.env,
+                memory_key=payload.memory_key,
             )
             request = turn_of(
                 msgspec.structs.replace(payload, effective_tools_allow=allow),

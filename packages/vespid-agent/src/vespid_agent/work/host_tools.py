@@ -10,12 +10,18 @@ import msgspec
 
 from vespid_agent.sandbox.task import SandboxError
 from vespid_agent.sandbox.workdir import Workdirs
+from vespid_agent.sessions.workspaces import Workspaces
 from vespid_agent.tools.kit import Kit
 from vespid_agent.tools.scope import ToolScope
 from vespid_agent.work.job import Job, WorkFailed
 from vespid_agent.work.output import Emit
+from vespid_protocol.codes import Code
 from vespid_runtime.engines.node import ToolAuth
+from vespid_runtime.loop.names import is_allowed
+from vespid_runtime.memory import MEMORY_TOOLS
 from vespid_runtime.redaction import Redactor
+from vespid_runtime.tools.memory import node_memory_tools
+from vespid_runtime.tools.tool import Tool
 from vespid_runtime.tools.toolbox import Toolbox
 
 
@@ -35,6 +41,7 @@ class HostTools:
 
     kit: Kit
     workdirs: Workdirs
+    workspaces: Workspaces
     # Knows the agent's own secrets.
     own: Redactor
 
@@ -49,8 +56,12 @@ class HostTools:
         settings: OrganizationSettings,
         auth: Mapping[str, ToolAuth],
         env: Mapping[str, str],
+        memory_key: str | None = None,
     ) -> ToolScope:
-        """`allow`: what of the tools may be called. Raises WorkFailed. The run's folder must be in use meanwhile."""
+        """`allow`: what of the tools may be called; `memory_key`: under which the node remembers, None: nowhere.
+
+        Raises WorkFailed. The run's folder must be in use meanwhile.
+        """
         try:
             workdir = await asyncio.to_thread(self.workdirs.open, run_id, node_id)
         except SandboxError as error:
@@ -67,9 +78,20 @@ class HostTools:
             secrets=job.secrets,
             connector_secrets={connector: named.secret_id for connector, named in auth.items()},
             base_urls=env,
+            memory=self._memory(job, memory_key, allow),
             emit=emit,
             mark=job.mark,
         )
+
+    def _memory(self, job: Job, key: str | None, allow: Sequence[str]) -> Sequence[Tool]:
+        if key is None or not any(is_allowed(tool, allow) for tool in MEMORY_TOOLS):
+            return ()
+        try:
+            memory = self.workspaces.of(job.order.organization_id, key)
+        except ValueError as refused:
+            raise WorkFailed(Code.INVALID_EXECUTE_PAYLOAD, f"memory: {refused}") from None
+        # Asked at each call: the tools of this very scope bring secrets of their own.
+        return node_memory_tools(memory.workspace, lambda given: job.redactor.redact_json(given))
 
     def toolbox(self, scope: ToolScope, job: Job) -> Toolbox:
         """From here on `job` masks what these tools use, and what the agent itself knows."""

@@ -13,6 +13,7 @@ import msgspec
 from vespid_runtime.engines.config import Auth, EngineChoice, Limits, Output, Prompt, SessionConfig
 from vespid_runtime.engines.engine import TurnAnswer, TurnRequest
 from vespid_runtime.engines.names import LOOP, SPELLINGS
+from vespid_runtime.memory.paths import workflow_key
 from vespid_runtime.models.types import Usage
 from vespid_runtime.tools.approval import ApprovalDecided, ApprovalRule, Approvals
 from vespid_runtime.tools.event import ToolEvent
@@ -74,6 +75,8 @@ class NodePayload(_Part, frozen=True, kw_only=True):
     node: Node
     run_id: str = ""
     workflow_id: str = ""
+    # All revisions of a workflow are one family, named by the id of the first.
+    family_id: str = ""
     attempt_count: int = 1
     # None: whoever made it knows of nothing that narrows what the node allows.
     effective_tools_allow: tuple[str, ...] | None = None
@@ -91,6 +94,12 @@ class NodePayload(_Part, frozen=True, kw_only=True):
         """What the model may call."""
         effective = self.effective_tools_allow
         return self.node.config.tools.allow if effective is None else effective
+
+    @property
+    def memory_key(self) -> str | None:
+        """Under which the node remembers; None where it belongs to no workflow."""
+        workflow = self.family_id or self.workflow_id
+        return workflow_key(workflow) if workflow else None
 
 
 _decode = msgspec.json.Decoder(NodePayload).decode

@@ -1,13 +1,14 @@
-"""What a session remembers: markdown documents on its host, searched, written by tools, carried to the next host."""
+"""What sessions and workflows remember: markdown documents on its host, searched, written by tools, carried to the next host."""
 
 from vespid_runtime.memory.admission import Admitted, admit
 from vespid_runtime.memory.index import MemoryIndex, SearchResult
-from vespid_runtime.memory.paths import MemoryRefused, document_path, session_folder
-from vespid_runtime.memory.tools import MemoryTool, memory_tools
+from vespid_runtime.memory.paths import MemoryRefused, document_path, session_folder, workflow_key
+from vespid_runtime.memory.tools import MEMORY_TOOLS, MemoryTool, carry_out
 from vespid_runtime.memory.workspace import DELETED_SHA256, Changes, MemoryWorkspace, content_sha256
 
 __all__ = [
     "DELETED_SHA256",
+    "MEMORY_TOOLS",
     "Admitted",
     "Changes",
     "MemoryIndex",
@@ -16,8 +17,9 @@ __all__ = [
     "MemoryWorkspace",
     "SearchResult",
     "admit",
+    "carry_out",
     "content_sha256",
     "document_path",
-    "memory_tools",
     "session_folder",
+    "workflow_key",
 ]

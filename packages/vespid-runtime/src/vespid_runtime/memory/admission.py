@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from vespid_protocol.frames import MemoryDocument
 from vespid_protocol.text import clean_text
+from vespid_runtime.memory.limits import check_size
 from vespid_runtime.memory.paths import MemoryRefused, document_path
-from vespid_runtime.memory.workspace import DELETED_SHA256, check_size, content_sha256
+from vespid_runtime.memory.workspace import DELETED_SHA256, content_sha256
 
 
 @dataclass(frozen=True)

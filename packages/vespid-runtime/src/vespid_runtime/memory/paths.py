@@ -41,6 +41,11 @@ class MemoryRefused(ValueError):
         self.problem = problem
 
 
+def workflow_key(workflow: str) -> str:
+    """What the runs of a workflow remember under, in the place of a session key: those begin with `agent:`."""
+    return f"workflow:{workflow.lower()}"
+
+
 def session_folder(root: Path, organization_id: str, session_key: str) -> Path:
     """`<root>/<organizationId>/<name>`. Raises MemoryRefused."""
     return root.joinpath(*folder_names(organization_id, session_key))

@@ -1,20 +1,22 @@
-"""What a model may do with the memory of its session: search it, read from it, write to it.
+"""What a model may do with the memory of its session or workflow: search it, read from it, write to it.
 
-Each tool checks what it is given against its schema and says what is wrong in words that the model can act on.
+The one thing to know: where the documents are is not known here. What is asked is read by one function, and what is
+answered made by another, so that a memory on a disk and one in a database say the same. Each tool checks what it is given against its schema and says what is wrong in words that the model can act on.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from vespid_runtime.memory.index import RESULTS_MAX
+from vespid_runtime.memory.index import RESULTS_MAX, SearchResult
+from vespid_runtime.memory.limits import DOCUMENT_MAX_BYTES
 from vespid_runtime.memory.passages import lines_of
 from vespid_runtime.memory.paths import PATH_MAX_BYTES, MemoryRefused, document_path
-from vespid_runtime.memory.workspace import DOCUMENT_MAX_BYTES, MemoryWorkspace
+from vespid_runtime.memory.workspace import MemoryWorkspace
 
 _Path = Annotated[
     str,
@@ -53,68 +55,73 @@ class WriteInput(_Input, frozen=True):
     )
 
 
-_InputT = TypeVar("_InputT", bound=_Input)
+MemoryInput: TypeAlias = SearchInput | GetInput | WriteInput
 
 
 @dataclass(frozen=True)
-class MemoryTool(Generic[_InputT]):
-    """One tool of one session."""
+class MemoryTool:
+    """One tool, of any memory."""
 
     id: str
     # For the model.
     description: str
-    _input: type[_InputT]
-    _call: Callable[[_InputT], dict[str, object]]
+    _input: type[SearchInput] | type[GetInput] | type[WriteInput]
 
     @property
     def input_schema(self) -> dict[str, Any]:
-        """JSON Schema of what `call` takes, without references."""
+        """JSON Schema of what it takes, without references."""
         (_reference,), components = msgspec.json.schema_components([self._input])
         return {key: value for key, value in components[self._input.__name__].items() if key != "title"}
 
-    def call(self, given: object) -> dict[str, object]:
-        """Carry it out with a decoded JSON value; the answer is one too. Raises MemoryRefused. Blocks on the disk."""
+    def read(self, given: object) -> MemoryInput:
+        """What is asked, of a decoded JSON value. Raises MemoryRefused."""
         try:
-            checked = msgspec.convert(given, self._input)
+            return msgspec.convert(given, self._input)
         except msgspec.ValidationError as error:
             problem, _, path = str(error).partition(" - at `$")
             named = _FIELD_IN_QUESTION.search(problem)
             raise MemoryRefused(path.strip("`.") or (named[1] if named else "input"), problem) from error
-        return self._call(checked)
 
 
-def memory_tools(workspace: MemoryWorkspace) -> Mapping[str, MemoryTool[Any]]:
-    """The tools by their ids."""
-    tools: list[MemoryTool[Any]] = [
+MEMORY_TOOLS: Mapping[str, MemoryTool] = {
+    tool.id: tool
+    for tool in (
         MemoryTool(
             "memory.search",
             "Search what is remembered. Answers the best passages with their paths and line numbers.",
             SearchInput,
-            lambda given: _search(workspace, given),
         ),
+        MemoryTool("memory.get", "Read a document of the memory, or some of its lines.", GetInput),
         MemoryTool(
-            "memory.get",
-            "Read a document of the memory, or some of its lines.",
-            GetInput,
-            lambda given: _get(workspace, given),
+            "memory.write", "Remember something: write it to MEMORY.md or to a document below memory/.", WriteInput
         ),
-        MemoryTool(
-            "memory.write",
-            "Remember something: write it to MEMORY.md or to a document below memory/.",
-            WriteInput,
-            lambda given: _write(workspace, given),
-        ),
-    ]
-    return {tool.id: tool for tool in tools}
+    )
+}
 
 
-def _search(workspace: MemoryWorkspace, given: SearchInput) -> dict[str, object]:
-    found = workspace.search(given.query, given.limit)
-    return {"results": [{_camel(name): value for name, value in asdict(result).items()} for result in found]}
+def carry_out(workspace: MemoryWorkspace, given: MemoryInput, *, once: str | None = None) -> dict[str, object]:
+    """Over documents on a disk, on which it blocks. `once`: the key of a call that may come again after a crash, and
+    then writes nothing. Raises MemoryRefused."""
+    match given:
+        case SearchInput():
+            return found(workspace.search(given.query, given.limit))
+        case GetInput():
+            return got(given, workspace.read(given.path))
+        case WriteInput():
+            is_append = given.mode == "append"
+            if once is not None:
+                return wrote(given, workspace.write_once(once, given.path, given.content, append=is_append))
+            write = workspace.append if is_append else workspace.write
+            return wrote(given, write(given.path, given.content))
 
 
-def _get(workspace: MemoryWorkspace, given: GetInput) -> dict[str, object]:
-    content = workspace.read(given.path)
+def found(results: Iterable[SearchResult]) -> dict[str, object]:
+    """The answer to a search."""
+    return {"results": [{_camel(name): value for name, value in asdict(result).items()} for result in results]}
+
+
+def got(given: GetInput, content: str | None) -> dict[str, object]:
+    """The answer to who reads; None: there is no such document. Raises MemoryRefused."""
     if content is None:
         raise MemoryRefused("path", "there is no such document")
     lines = lines_of(content)
@@ -133,9 +140,9 @@ def _get(workspace: MemoryWorkspace, given: GetInput) -> dict[str, object]:
     }
 
 
-def _write(workspace: MemoryWorkspace, given: WriteInput) -> dict[str, object]:
-    write = workspace.append if given.mode == "append" else workspace.write
-    return {"path": document_path(given.path), "sha256": write(given.path, given.content)}
+def wrote(given: WriteInput, sha256: str) -> dict[str, object]:
+    """The answer to who wrote."""
+    return {"path": document_path(given.path), "sha256": sha256}
 
 
 def _camel(name: str) -> str:

@@ -4,29 +4,40 @@ Anybody with a shell in there can put anything there: what is not a document is 
 out and said. Text is what travels, and what is hashed: bytes that are not UTF-8, and NUL, are U+FFFD in it.
 """
 
-import contextlib
 import hashlib
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from vespid_protocol.frames import MemoryDocument
 from vespid_protocol.text import clean_text
+from vespid_runtime.memory.calls import Calls, read_calls
 from vespid_runtime.memory.index import MemoryIndex, SearchResult
+from vespid_runtime.memory.limits import (
+    DOCUMENT_MAX_BYTES,
+    appended,
+    check_limits,
+    check_names,
+    check_size,
+    check_written,
+    is_full,
+    too_many,
+)
 from vespid_runtime.memory.paths import (
     PATH_MAX_PARTS,
     MemoryRefused,
     document_path,
     folder_names,
-    same_file_key,
     session_folder,
 )
 from vespid_runtime.memory.tree import TEMPORARY, Tree, open_tree
 
-DOCUMENTS_MAX = 500
-DOCUMENT_MAX_BYTES = 256 * 1024
-TOTAL_MAX_BYTES = 8 * 1024 * 1024
+# Which calls have written; a name that no document has.
+_CALLS = (".calls",)
+_CALLS_MAX_BYTES = 1024 * 1024
 
 # Of a document that is no more.
 DELETED_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -44,12 +55,6 @@ class Changes:
 def content_sha256(content: str) -> str:
     """In hex, of the text in UTF-8; what two sides compare."""
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def check_size(path: str, size: int) -> None:
-    """Raises MemoryRefused where a document of that many bytes is too large."""
-    if size > DOCUMENT_MAX_BYTES:
-        raise MemoryRefused("content", f"{path} is larger than {DOCUMENT_MAX_BYTES} bytes")
 
 
 class MemoryWorkspace:
@@ -79,16 +84,29 @@ class MemoryWorkspace:
         """Put the document there, whole, and answer its sha256. Raises MemoryRefused; then nothing has changed."""
         path, content = document_path(path), clean_text(content)[0]
         with self._lock:
-            self._check({path: content}, removed=())
+            check_written(self._sizes(), {path: content})
             self._write(path, content)
         return content_sha256(content)
 
     def append(self, path: str, content: str) -> str:
         """Add to the document, on a line of its own, and answer its sha256. Raises MemoryRefused."""
         with self._lock:
-            before = self.read(path) or ""
-            between = "\n" if before and not before.endswith("\n") else ""
-            return self.write(path, before + between + content)
+            return self.write(path, appended(self.read(path) or "", content))
+
+    def write_once(self, key: str, path: str, content: str, *, append: bool) -> str:
+        """`write` or `append` by the call of this key, which may come again: then it changes nothing any more."""
+        path, content = document_path(path), clean_text(content)[0]
+        with self._lock:
+            calls = read_calls(self._tree.read(_CALLS, _CALLS_MAX_BYTES)).settled(self._sha256)
+            written = calls.written_by(key)
+            if written is not None:
+                return written
+            content = appended(self.read(path) or "", content) if append else content
+            check_written(self._sizes(), {path: content})
+            sha256 = content_sha256(content)
+            self._note(calls.begin(key, path, sha256))
+            self._write(path, content)
+        return sha256
 
     def remove(self, path: str) -> bool:
         """Whether there was one. Raises MemoryRefused."""
@@ -114,7 +132,7 @@ class MemoryWorkspace:
         with self._lock:
             if whole:
                 removed.update(path for path in self._sizes() if path not in written)
-            self._check(written, removed)
+            check_written(self._sizes(), written, removed)
             for path in removed:
                 self._tree.remove(path.split("/"))
             if whole:
@@ -155,12 +173,12 @@ class MemoryWorkspace:
         left_out: list[MemoryRefused] = []
         beyond: set[str] = set()
         names: dict[str, str] = {}
-        total, is_full = 0, False
+        total, is_full_told = 0, False
         for path in self._sizes():
-            if len(documents) == DOCUMENTS_MAX:  # of the rest, however much it is, the first is told
-                if not is_full:
-                    left_out.append(_too_many(path))
-                    is_full = True
+            if is_full(len(documents)):  # of the rest, however much it is, the first is told
+                if not is_full_told:
+                    left_out.append(too_many(path))
+                    is_full_told = True
                 beyond.add(path)
                 continue
             try:
@@ -168,8 +186,8 @@ class MemoryWorkspace:
                 if content is None:  # gone since it was listed
                     continue
                 size = len(content.encode())
-                _check_limits(path, len(documents) + 1, size, total + size)
-                _check_names(path, names)
+                check_limits(path, len(documents) + 1, size, total + size)
+                check_names(path, names)
             except MemoryRefused as refused:
                 left_out.append(refused)
                 beyond.add(path)
@@ -178,24 +196,18 @@ class MemoryWorkspace:
             documents.append(MemoryDocument(path=path, sha256=content_sha256(content), content=content))
         return documents, tuple(left_out), beyond
 
-    def _check(self, written: Mapping[str, str], removed: Iterable[str]) -> None:
-        """Whether all would be within the limits, and no two names one file somewhere."""
-        sizes = self._sizes()
-        for path in removed:
-            sizes.pop(path, None)
-        names: dict[str, str] = {}
-        for path in sizes:
-            with contextlib.suppress(MemoryRefused):  # it stands already; that is said when it is to travel
-                _check_names(path, names)
-        for path in written:
-            _check_names(path, names)
-        # One that is too large by itself does not travel, and takes no other's room.
-        total = sum(size for path, size in sizes.items() if path not in written and size <= DOCUMENT_MAX_BYTES)
-        count = len(sizes.keys() | written.keys())
-        for path, content in written.items():
-            size = len(content.encode())
-            total += size
-            _check_limits(path, count, size, total)
+    def _sha256(self, path: str) -> str | None:
+        try:
+            content = self.read(path)
+        except MemoryRefused:  # nothing that was written from here
+            return None
+        return None if content is None else content_sha256(content)
+
+    def _note(self, calls: Calls) -> None:
+        try:
+            self._tree.write(_CALLS, msgspec.json.encode(calls))
+        except OSError as error:
+            raise MemoryRefused("path", f"nothing can be written: {error.strerror or error}") from error
 
     def _write(self, path: str, content: str) -> None:
         try:
@@ -207,28 +219,6 @@ class MemoryWorkspace:
         for parts, _size in list(self._tree.walk(PATH_MAX_PARTS)):
             if parts[-1].startswith(TEMPORARY):
                 self._tree.remove(parts)
-
-
-def _check_names(path: str, names: dict[str, str]) -> None:
-    """Raises MemoryRefused where a part differs only in case from one seen before, or a file is also a folder."""
-    parts = path.split("/")
-    for depth in range(1, len(parts) + 1):
-        name = "/".join(parts[:depth]) + ("/" if depth < len(parts) else "")
-        seen = names.setdefault(same_file_key(name.rstrip("/")), name)
-        if seen != name:
-            raise MemoryRefused("path", f"{path} and {seen} would be one file on some systems")
-
-
-def _check_limits(path: str, count: int, size: int, total: int) -> None:
-    check_size(path, size)
-    if count > DOCUMENTS_MAX:
-        raise _too_many(path)
-    if total > TOTAL_MAX_BYTES:
-        raise MemoryRefused("content", f"with {path} the memory would be larger than {TOTAL_MAX_BYTES} bytes")
-
-
-def _too_many(path: str) -> MemoryRefused:
-    return MemoryRefused("path", f"{path} is one too many: a memory has at most {DOCUMENTS_MAX} documents")
 
 
 def _text(data: bytes) -> str:

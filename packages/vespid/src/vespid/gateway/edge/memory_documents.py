@@ -7,8 +7,8 @@ from prometheus_client import Counter
 from vespid.store.turns import ChangedDocument
 from vespid_protocol.frames import MemoryDocument
 from vespid_runtime.memory import admit
+from vespid_runtime.memory.limits import DOCUMENTS_MAX
 from vespid_runtime.memory.paths import same_file_key
-from vespid_runtime.memory.workspace import DOCUMENTS_MAX
 
 REFUSED = Counter("vespid_memory_documents_refused_total", "Documents of hosts that memory does not take")
 
