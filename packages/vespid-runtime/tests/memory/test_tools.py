@@ -77,9 +77,7 @@ def test_some_lines_can_be_read(tools: dict[str, Bound], lines: dict[str, int], 
         ("memory.write", {"path": "MEMORY.md", "content": "x", "mode": "insert"}, "mode"),
     ],
 )
-def test_call_that_cannot_be_is_refused_by_field(
-    tools: dict[str, Bound], tool: str, given: object, field: str
-) -> None:
+def test_call_that_cannot_be_is_refused_by_field(tools: dict[str, Bound], tool: str, given: object, field: str) -> None:
     tools["memory.write"].call({"path": "memory/there.md", "content": "1\n2\n3\n"})
     with pytest.raises(MemoryRefused) as refused:
         tools[tool].call(given)

@@ -14,15 +14,17 @@ from tests.support.executor import Frame, ScriptedExecutor
 from tests.support.gateways import TOKEN, Fleet, fleet
 from tests.support.ground import Executor
 
-from vespid.control import memory_search
 from vespid.control.app import ControlPlane
-from vespid.control.memory_search import MemorySearch
+from vespid.dispatch import memory_search
+from vespid.dispatch.memory_search import MemorySearch
 from vespid.domain.session_options import EngineChoice
 from vespid.store import sessions
 from vespid.store.sessions import NewSession
 from vespid.store.turns import ChangedDocument, TurnStore
+from vespid.worker.memory import WorkflowMemory
 from vespid_protocol.ids import OrgId, SessionId, UserId, new_id
-from vespid_runtime.memory import DELETED_SHA256, content_sha256
+from vespid_runtime.memory import DELETED_SHA256, content_sha256, workflow_key
+from vespid_runtime.memory.tools import WriteInput
 
 __all__ = ["fleet"]
 
@@ -145,6 +147,33 @@ async def test_search_answers_passages_in_any_language(memory: Remembered) -> No
     assert [found["snippet"] for found in await memory.search("绿茶")] == ["我喜欢喝绿茶。"]
     assert [found["path"] for found in await memory.search("grösse")] == ["memory/notes.md"]
     assert len(await memory.search("tea 42 喜欢", limit=1)) == 1
+
+
+@pytest.mark.promise("P5")
+async def test_memory_of_a_workflow_is_looked_through_by_any_of_its_revisions(plane: Control, fleet: Fleet) -> None:
+    owner, stranger = await plane.sign_up(), await plane.sign_up()
+    org = OrgId(owner.org_id or "")
+    family = await fleet.ground.workflow(org)
+    revision = new_id()
+    await fleet.ground.sql.execute(
+        "insert into workflows (id, organization_id, family_id, revision, name, status, dsl)"
+        " select $1, organization_id, family_id, 2, name, 'draft', dsl from workflows where id = $2",
+        UUID(revision),
+        UUID(family),
+    )
+    remembered = WorkflowMemory(plane.plane.deps.database, MemorySearch(), org, workflow_key(family))
+    await remembered.write(WriteInput(path="MEMORY.md", content="Green tea."), "r:n:tool:0")
+    for workflow_id in (family, revision):
+        query = encoded({"q": "tea", "workflowId": workflow_id})
+        (found,) = (await owner.get(f"/v1/orgs/{{org}}/memory/search?{query}")).body["results"]
+        (listed,) = (await owner.get(f"/v1/orgs/{{org}}/memory/docs?workflowId={workflow_id}")).body["docs"]
+        assert (found["snippet"], found["sessionKey"]) == ("Green tea.", f"workflow:{family}")
+        doc = (await owner.get(f"/v1/orgs/{{org}}/memory/docs/{listed['id']}")).body["doc"]
+        assert (doc["content"], doc["version"]) == ("Green tea.", 1)
+    answer = await stranger.get(f"/v1/orgs/{{org}}/memory/docs?workflowId={family}")
+    assert answer.status == 404
+    for query in ("", f"sessionKey=x&workflowId={family}"):
+        assert (await owner.get(f"/v1/orgs/{{org}}/memory/docs?{query}")).status == 400
 
 
 async def test_search_sees_what_changed_since_the_last_one(memory: Remembered, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ class Run:
     """One run: its cursor as stored JSON, its events, its executions that are not terminal."""
 
     plan: Plan
+    family_id: str = ""
     input: object = None
     policy: RunPolicy = field(default_factory=RunPolicy)
     now_ms: int = 1_000_000
@@ -86,6 +87,7 @@ class Run:
             organization_id="org",
             run_id=RUN_ID,
             workflow_id="workflow",
+            family_id=self.family_id,
             user_id="user",
             now_ms=self.now_ms,
             input=msgspec.Raw(msgspec.json.encode(self.input)),

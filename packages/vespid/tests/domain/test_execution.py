@@ -158,3 +158,10 @@ def test_secrets_for_shells_are_allowed_by_the_organization(kit):
     execution = started(kit, "agent.execute", config, policy=policy)
     assert execution.secret_refs == ("s",)
     assert execution.auth_secret is None
+
+
+def test_a_node_that_may_remember_is_told_of_which_workflow_it_is_and_no_other_is(kit):
+    config = {"prompt": {"instructions": "x"}, "tools": {"allow": ["memory.*"]}}
+    assert started(kit, "agent.run", config, family_id="family").payload["familyId"] == "family"
+    config["tools"] = {"allow": ["skill.x"]}
+    assert "familyId" not in started(kit, "agent.run", config, family_id="family").payload

@@ -94,6 +94,11 @@ def test_where_people_talk_is_read_from_the_body_and_its_context():
     assert read({"peer": "  "}).facts.peer is None
 
 
+def test_tools_may_be_allowed_by_their_beginning():
+    allow = ["memory.*", "connector.*", "connector.github.*", "skill.*", "mcp.*", "mcp.server.*"]
+    assert read({"tools": {"allow": allow}}, check_connector=lambda connector, action: None).tools_allow == tuple(allow)
+
+
 def test_a_selector_is_a_workflows():
     given = {"pool": "managed", "labels": ["gpu"], "group": "g", "tag": "t", "executorId": HOST.upper()}
     assert read({"executorSelector": given}).executor_selector == Selector("managed", ("gpu",), "g", "t", HOST)
@@ -112,6 +117,7 @@ def test_a_selector_is_a_workflows():
         ),
         ({"tools": {"allow": ["memory.search", "rm"]}}, {"tools.allow[1]"}),
         ({"tools": {"allow": ["connector.nope.x"]}}, {"tools.allow[0]"}),
+        ({"tools": {"allow": ["connector.nope.*", "memory.*", "shell.*"]}}, {"tools.allow[0]", "tools.allow[2]"}),
         ({"context": {"account": 3, "teamId": ""}}, {"context.account", "context.teamId"}),
         ({"executorSelector": {"executorId": "x"}}, {"executorSelector.executorId"}),
         ({"context": {"big": "x" * 20_000}}, {"context"}),

@@ -383,6 +383,34 @@ def test_a_connector_that_needs_a_secret_is_given_one_by_the_workflow(mode):
     assert node.named_secrets == ("s1",)
 
 
-def test_a_node_in_the_gateway_has_no_memory():
-    document = one("agent.run", **agent(["memory.get"]))
-    assert issues(document) == [("BAD_REQUEST", "nodes.0.config.tools.allow.0")]
+@pytest.mark.parametrize("mode", ["gateway", "executor"])
+@pytest.mark.parametrize("tool", ["memory.get", "memory.*", "connector.*", "connector.http.*", "mcp.s.*", "skill.*"])
+def test_a_node_may_allow_tools_one_by_one_and_by_their_beginning(mode, tool):
+    assert node_of("agent.run", **agent([tool], execution={"mode": mode})).tools_allow == (tool,)
+
+
+@pytest.mark.parametrize("tool", ["*", "shell.*", "mem*", "memory.", "memory.*.x", "connector.*.x", "connector..*"])
+def test_what_is_no_beginning_of_a_tools_name_is_refused(tool):
+    assert issues(one("agent.run", **agent([tool]))) == [("BAD_REQUEST", "nodes.0.config.tools.allow.0")]
+
+
+def test_all_actions_of_a_connector_are_looked_at_like_one():
+    asked = []
+
+    def check(connector, action):
+        asked.append((connector, action))
+        return None if connector == "github" else "none"
+
+    document = one("agent.run", **agent(["connector.gihub.*"]))
+    assert issues(document, check_connector=check) == [("BAD_REQUEST", "nodes.0.config.tools.allow.0")]
+    assert asked == [("gihub", None)]
+    bare = one("agent.run", **agent(["connector.github.*"]))
+    assert issues(bare, needs_secret=lambda connector: True) == [("BAD_REQUEST", "nodes.0.config.tools.allow.0")]
+
+
+def test_an_approval_may_be_for_one_of_the_tools_that_a_pattern_allows():
+    approval = {"memory.write": {}}
+    document = one("agent.run", **agent(["memory.*"], tools={"approval": approval}))
+    assert list(parse(document).plan.nodes[0].tool_approvals) == ["memory.write"]
+    missing = one("agent.run", **agent(["skill.*"], tools={"approval": approval}))
+    assert issues(missing) == [("BAD_REQUEST", "nodes.0.config.tools.approval.memory.write")]

@@ -15,8 +15,8 @@ from vespid_protocol.codes import Code
 from vespid_protocol.frames import Level, SessionTurn
 from vespid_runtime.engines.engine import EngineError, TurnRequest
 from vespid_runtime.memory.workspace import MemoryWorkspace
-from vespid_runtime.tools.memory import memory_tool_list
 from vespid_runtime.tools.event import ToolEvent
+from vespid_runtime.tools.memory import memory_tool_list
 from vespid_runtime.tools.shell import SHELL
 from vespid_runtime.tools.toolbox import Toolbox
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 NAME_MAX_CHARS = 64
 _DIGEST_CHARS = 8
+_ANY_SHELL = "shell.*"
 _NOT_ALLOWED_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -35,7 +36,9 @@ def name_tools(ids: Iterable[str]) -> Mapping[str, str]:
 
 
 def is_allowed(tool_id: str, allow: Iterable[str]) -> bool:
-    """By its id, or by `<kind>.*`."""
+    """By its id, or by `<beginning>.*`. A shell by its id only: nobody is to let models run commands unawares."""
     return any(
-        tool_id == entry or (entry.endswith(".*") and tool_id.startswith(entry.removesuffix("*"))) for entry in allow
+        tool_id == entry
+        or (entry.endswith(".*") and entry != _ANY_SHELL and tool_id.startswith(entry.removesuffix("*")))
+        for entry in allow
     )

@@ -1,4 +1,4 @@
-"""What sessions and workflows remember: markdown documents on its host, searched, written by tools, carried to the next host."""
+"""What sessions and workflows remember: markdown documents on a host or in a database, which tools search and write."""
 
 from vespid_runtime.memory.admission import Admitted, admit
 from vespid_runtime.memory.index import MemoryIndex, SearchResult

@@ -1,7 +1,8 @@
 """What a model may do with the memory of its session or workflow: search it, read from it, write to it.
 
 The one thing to know: where the documents are is not known here. What is asked is read by one function, and what is
-answered made by another, so that a memory on a disk and one in a database say the same. Each tool checks what it is given against its schema and says what is wrong in words that the model can act on.
+answered made by another, so that a memory on a disk and one in a database say the same. What is wrong with a call is
+said in words that the model can act on.
 """
 
 import re

@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 from vespid.bus.ports import Fanout, Mail
 from vespid.control.gateways import Gateways
 from vespid.control.mcp_endpoint import McpEndpoint
-from vespid.control.memory_search import MemorySearch
 from vespid.dispatch.callers import Callers
 from vespid.dispatch.conversation import Conversation
 from vespid.dispatch.feed import ControlFeed
+from vespid.dispatch.memory_search import MemorySearch
 from vespid.dispatch.plans import Plans
 from vespid.security.access_tokens import AccessTokens
 from vespid.security.envelope import Keyring

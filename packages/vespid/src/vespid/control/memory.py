@@ -1,4 +1,4 @@
-"""What sessions remember: looked through, searched, and fetched from the host where a session lives.
+"""What sessions and workflows remember: looked through, searched, and fetched from the host where a session lives.
 
 Turns bring their changes with their answers; `sync` is for what changed on the host beside them.
 """
@@ -22,15 +22,22 @@ from vespid.control.wire import iso
 from vespid.errors import ApiError, bad_request, conflict, not_found
 from vespid.store import memory as rows
 from vespid.store.sessions import SessionRow, find_session, read_session
+from vespid.store.workflows import read_workflow
 from vespid_protocol.ids import ExecutorId, OrgId, SessionId, is_uuid
 from vespid_protocol.text import clean_text
+from vespid_runtime.memory import workflow_key
 
 SESSION_KEY_MAX = 2000
 QUERY_MAX = 1000
 RESULTS_MAX = 50
 
 _SessionKey = Annotated[
-    str, QueryParameter(name="sessionKey", min_length=1, max_length=SESSION_KEY_MAX, description="Whose memory.")
+    str | None,
+    QueryParameter(name="sessionKey", min_length=1, max_length=SESSION_KEY_MAX, description="The session's memory."),
+]
+_WorkflowId = Annotated[
+    str | None,
+    QueryParameter(name="workflowId", max_length=64, description="The workflow's memory, by any of its revisions."),
 ]
 
 
@@ -150,6 +157,7 @@ async def sync_memory(
 @get(
     "/v1/orgs/{org_id:str}/memory/search",
     guards=[org_member],
+    responses=errors(404),
     operation_id="searchMemory",
     tags=["memory"],
 )
@@ -157,11 +165,12 @@ async def search_memory(
     tenant: NamedDependency[TenantContext],
     deps: NamedDependency[Deps],
     q: Annotated[str, QueryParameter(min_length=1, max_length=QUERY_MAX, description="Words, or a phrase in quotes.")],
-    session_key: _SessionKey,
+    session_key: _SessionKey = None,
+    workflow_id: _WorkflowId = None,
     limit: Annotated[int, QueryParameter(ge=1, le=RESULTS_MAX, description="How many at most.")] = 10,
 ) -> FoundPassages:
-    """The passages of a session's memory that answer best, in any language."""
-    key = clean_text(session_key)[0]
+    """The passages of the memory of a session or a workflow that answer best, in any language."""
+    key = await _key(tenant, session_key, workflow_id)
     found = await deps.memory_search.search(tenant, key, q, limit)
     return FoundPassages(
         [
@@ -175,14 +184,18 @@ async def search_memory(
     "/v1/orgs/{org_id:str}/memory/docs",
     guards=[org_member],
     dependencies={"page": Provide(provide_page, sync_to_thread=False)},
+    responses=errors(404),
     operation_id="listMemoryDocs",
     tags=["memory"],
 )
 async def list_memory_docs(
-    tenant: NamedDependency[TenantContext], page: NamedDependency[Page], session_key: _SessionKey
+    tenant: NamedDependency[TenantContext],
+    page: NamedDependency[Page],
+    session_key: _SessionKey = None,
+    workflow_id: _WorkflowId = None,
 ) -> DocPage:
-    """The documents of a session's memory, without their texts."""
-    key = clean_text(session_key)[0]
+    """The documents of the memory of a session or a workflow, without their texts."""
+    key = await _key(tenant, session_key, workflow_id)
     async with tenant.transaction() as connection:
         found = await rows.list_docs(connection, UUID(tenant.org_id), key, page.after_id(), page.fetch)
     shown, next_cursor = page.cut(found, key=lambda doc: doc.id)
@@ -214,6 +227,19 @@ async def get_memory_doc(doc_id: FromPath[str], tenant: NamedDependency[TenantCo
             updated_at=iso(doc.updated_at),
         )
     )
+
+
+async def _key(tenant: TenantContext, session_key: str | None, workflow_id: str | None) -> str:
+    """Whose memory. Raises ApiError: 400 unless one of the two is named, 404 where there is no such workflow."""
+    if (session_key is None) == (workflow_id is None):
+        raise bad_request("Name whose memory: sessionKey or workflowId, one of the two.", field="sessionKey")
+    if session_key is not None:
+        return clean_text(session_key)[0]
+    async with tenant.transaction() as connection:
+        workflow = await read_workflow(connection, row_id(workflow_id or ""))
+    if workflow is None:
+        raise not_found()
+    return workflow_key(str(workflow.family_id))
 
 
 async def _push(deps: Deps, session: SessionRow, known: list[rows.ChangedRow]) -> Pushed:

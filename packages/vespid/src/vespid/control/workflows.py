@@ -283,13 +283,13 @@ def _connectors() -> Registry:
     return registry()
 
 
-def why_no_action(connector_id: str, action_id: str) -> str | None:
-    """None where this server can run the action, else what is wrong with its name."""
+def why_no_action(connector_id: str, action_id: str | None) -> str | None:
+    """None where this server can run the action (None: any of the connector's), else what is wrong with its name."""
     connector = _connectors().connectors.get(connector_id)
     if connector is None:
         return f"There is no connector {connector_id!r}; there are {', '.join(sorted(_connectors().ids()))}."
     actions = sorted(action.id for action in connector.actions)
-    if action_id not in actions:
+    if action_id is not None and action_id not in actions:
         return f"The connector {connector_id!r} has no action {action_id!r}; it has {', '.join(actions)}."
     return None
 

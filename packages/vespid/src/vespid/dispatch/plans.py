@@ -4,6 +4,8 @@ import asyncio
 from collections import OrderedDict
 from uuid import UUID
 
+import msgspec
+
 from vespid.domain.plan import Plan
 from vespid.domain.workflow import parse
 from vespid.store.pool import Database
@@ -49,4 +51,4 @@ class Plans:
             row = await read_workflow(connection, UUID(workflow_id))
         if row is None or row.status != "published":
             raise WorkflowMissing(workflow_id)
-        return parse(row.dsl).plan
+        return msgspec.structs.replace(parse(row.dsl).plan, family_id=str(row.family_id))

@@ -218,7 +218,7 @@ class Stepper:
             plan = await self._plans.get(new.org, WorkflowId(new.workflow_id))
             settings = await self._organizations.settings(new.org)
             context = self._context(
-                new.org, new.id, new.workflow_id, new.user_id, new.input, new.max_attempts, settings
+                new.org, new.id, new.workflow_id, plan.family_id, new.user_id, new.input, new.max_attempts, settings
             )
             run = _Run(0, RunState(), plan, context)
             return run, await self._decide(new.org, new.id, run, [Start()], None)
@@ -295,16 +295,17 @@ class Stepper:
     async def _of_loaded(self, org_id: OrgId, run_id: RunId, loaded: LoadedRun) -> _Run:
         settings = settings_of(loaded.settings)
         self._organizations.learn(org_id, settings)
+        plan = await self._plans.get(org_id, WorkflowId(str(loaded.workflow_id)))
         context = self._context(
             org_id,
             run_id,
             str(loaded.workflow_id),
+            plan.family_id,
             text_or_none(loaded.requested_by_user_id),
             None if loaded.input is None else msgspec.Raw(loaded.input),
             loaded.max_attempts,
             settings,
         )
-        plan = await self._plans.get(org_id, WorkflowId(str(loaded.workflow_id)))
         state = RunState() if loaded.cursor is None else decode_state(loaded.cursor)
         return _Run(loaded.version, state, plan, context)
 
@@ -313,6 +314,7 @@ class Stepper:
         org_id: OrgId,
         run_id: RunId,
         workflow_id: str,
+        family_id: str,
         user_id: str | None,
         given: msgspec.Raw | None,
         max_attempts: int,
@@ -322,6 +324,7 @@ class Stepper:
             organization_id=org_id,
             run_id=run_id,
             workflow_id=workflow_id,
+            family_id=family_id,
             user_id=user_id,
             now_ms=self._now_ms(),
             input=given,

@@ -18,6 +18,7 @@ from vespid.domain.plan import PlanNode, Schedule
 from vespid.domain.policy import effective_tools
 from vespid.domain.run_event import Ask, NewExecution, RunContext
 from vespid.domain.selector import Requirement
+from vespid_runtime.loop.names import is_allowed
 from vespid_runtime.tools.approval import Approvals
 
 KIND = "approval"
@@ -174,7 +175,7 @@ def _ask_for_call(node: PlanNode, request_id: str, call: _Call, context: RunCont
     rule = Approvals(node.tool_approvals).rule(call.tool)
     if rule is None:
         raise NotAskable(f"no rule of the node's tools.approval is for {call.tool}")
-    if call.tool not in effective_tools(node.tools_allow, context.policy.settings):
+    if not is_allowed(call.tool, effective_tools(node.tools_allow, context.policy.settings)):
         raise NotAskable(f"the node does not allow {call.tool}")
     what: dict[str, object] = {
         "kind": "tool",

@@ -118,11 +118,14 @@ def _agent_run(node: PlanNode, config: dict[str, object], context: RunContext, s
     settings = context.policy.settings
     tools = config.get("tools")
     allow = tools.get("allow") if isinstance(tools, dict) else None
+    allowed = effective_tools(allow if isinstance(allow, list) else (), settings)
     extra: dict[str, object] = {
         "runInput": _harmless(scope.input()),
-        "effectiveToolsAllow": effective_tools(allow if isinstance(allow, list) else (), settings),
+        "effectiveToolsAllow": allowed,
         "organizationSettings": {"tools": msgspec.to_builtins(settings.tools)},
     }
+    if context.family_id and any(tool.startswith("memory.") for tool in allowed):
+        extra["familyId"] = context.family_id
     if node.references:
         # Only what the prompt names: the outputs of all other nodes are none of its business.
         outputs = ((node_id, scope.output(node_id)) for node_id in sorted(node.references))

@@ -30,10 +30,11 @@ from vespid.domain.plan import INLINE_TYPES, ConditionRule, Placement, PlanNode,
 from vespid.domain.policy import Backoff
 from vespid.domain.selector import Requirement, Selector
 from vespid.domain.template import Template, TemplateInvalid, compile_template, static
-from vespid.domain.tool_name import NO_SUCH_TOOL, connector_action, is_tool
+from vespid.domain.tool_name import NO_SUCH_TOOL, connector_of, is_tool
+from vespid_runtime.loop.names import is_allowed
 
-# (connectorId, actionId) → None where it exists, else a message that says what does.
-ConnectorCheck = Callable[[str, str], str | None]
+# (connectorId, actionId, or None for any) → None where it exists, else a message that says what does.
+ConnectorCheck = Callable[[str, str | None], str | None]
 # connectorId → whether its actions cannot be called without a secret.
 SecretCheck = Callable[[str], bool]
 
@@ -140,7 +141,7 @@ class NodeReader:
             in_gateway = engine_id in (engines.LOOP, engines.ECHO)
             allowed: tuple[Placement, ...] = ("gateway", "executor") if in_gateway else ("executor",)
             placement = self._placement(execution, allowed, "gateway" if engine_id == engines.LOOP else "executor", at)
-            self._tools(parsed, placement, at)
+            self._tools(parsed, at)
             node = _with_tool_secrets(node, parsed)
             node = self._with_tool_approvals(node, parsed, engine_id, at)
             requirement = Requirement(node.type, engine=engine_id)
@@ -161,7 +162,7 @@ class NodeReader:
             self.report(f"{at}.execution.selector", f'a selector needs mode "executor", here it is "{placement}"')
         return placement
 
-    def _connector(self, connector_id: str, action_id: str, path: str) -> None:
+    def _connector(self, connector_id: str, action_id: str | None, path: str) -> None:
         if self._check_connector is not None and (message := self._check_connector(connector_id, action_id)):
             self.report(path, message)
 
@@ -185,18 +186,16 @@ class NodeReader:
         auth = parsed.engine.auth
         return engine_id or engines.LOOP, auth.secret_id if auth else None
 
-    def _tools(self, parsed: AgentRunConfig, placement: Placement, at: str) -> None:
+    def _tools(self, parsed: AgentRunConfig, at: str) -> None:
         auth = (parsed.tools.auth if parsed.tools else None) or {}
         for index, tool in enumerate(parsed.tools.allow if parsed.tools else ()):
             path = f"{at}.tools.allow.{index}"
             if not is_tool(tool):
                 self.report(path, NO_SUCH_TOOL)
-            elif named := connector_action(tool):
+            elif named := connector_of(tool):
                 self._connector(*named, path)
                 if named[0] not in auth and self._needs_secret is not None and self._needs_secret(named[0]):
                     self.report(path, f"`{named[0]}` needs a secret: name one in config.tools.auth.{named[0]}.secretId")
-            elif tool.startswith("memory.") and placement == "gateway":
-                self.report(path, "a node that runs in the gateway has no memory; keep it in a session")
 
     def _with_tool_approvals(self, node: PlanNode, parsed: AgentRunConfig, engine_id: str, at: str) -> PlanNode:
         allow = tuple(parsed.tools.allow) if parsed.tools else ()
@@ -208,7 +207,7 @@ class NodeReader:
                 "or have the whole node allowed: `approval` beside `config`",
             )
         for pattern in rules:
-            if not any(fnmatchcase(tool, pattern) for tool in allow):
+            if not is_allowed(pattern, allow) and not any(fnmatchcase(tool, pattern) for tool in allow):
                 self.report(
                     f"{at}.tools.approval.{pattern}", "names no tool of tools.allow; allow one there, or drop this rule"
                 )

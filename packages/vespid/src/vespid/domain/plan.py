@@ -98,3 +98,5 @@ class Plan(msgspec.Struct, frozen=True):
     by_id: dict[str, PlanNode]
     roots: tuple[str, ...]
     version: Literal["v2", "v3"]
+    # Of the row that it was read from.
+    family_id: str = ""

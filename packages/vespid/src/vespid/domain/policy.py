@@ -93,5 +93,5 @@ def pause_ms(backoff: Backoff, failures: int) -> int:
 
 
 def effective_tools(allow: Iterable[str], settings: OrgSettings) -> list[str]:
-    """`tools.allow` without what the organization does not permit; order kept, each once."""
+    """`tools.allow` without what the organization does not permit; order kept, each once. No pattern has a shell."""
     return [tool for tool in dict.fromkeys(allow) if tool != SHELL or settings.tools.shell_run_enabled]

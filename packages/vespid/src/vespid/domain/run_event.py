@@ -182,6 +182,8 @@ class RunContext(msgspec.Struct, kw_only=True):
     organization_id: str
     run_id: str
     workflow_id: str
+    # Of all revisions of the workflow; "" where it is not known.
+    family_id: str = ""
     user_id: str | None
     now_ms: int
     input: object = None

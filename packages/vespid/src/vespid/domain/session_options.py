@@ -18,7 +18,7 @@ from vespid.domain.fields import FieldNotes
 from vespid.domain.policy import LlmChoice
 from vespid.domain.selector import Selector
 from vespid.domain.session_key import Scope
-from vespid.domain.tool_name import NO_SUCH_TOOL, connector_action, is_tool
+from vespid.domain.tool_name import NO_SUCH_TOOL, connector_of, is_tool
 from vespid_protocol.ids import is_uuid
 
 OnBusy = Literal["queue", "reject", "interrupt"]
@@ -31,8 +31,8 @@ TURN_TIMEOUT_MAX_MS = 3_600_000
 CONTEXT_MAX_CHARS = 16_384
 TITLE_MAX_CHARS = 200
 
-# (connectorId, actionId) → None where it exists, else a message that says what does.
-ConnectorCheck = Callable[[str, str], str | None]
+# (connectorId, actionId, or None for any) → None where it exists, else a message that says what does.
+ConnectorCheck = Callable[[str, str | None], str | None]
 
 Title = Annotated[str, msgspec.Meta(max_length=TITLE_MAX_CHARS)]
 Who = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -272,7 +272,7 @@ def _read_tools(
         field = f"tools.allow[{at}]"
         if not is_tool(name):
             notes.note(field, f"There is {NO_SUCH_TOOL}.")
-        elif check_connector is not None and (named := connector_action(name)):
+        elif check_connector is not None and (named := connector_of(name)):
             message = check_connector(*named)
             if message is not None:
                 notes.note(field, message)

@@ -1,5 +1,10 @@
-"""What sessions remember: markdown by organization, session key and path. Hosts change it (`store.turns`)."""
+"""What sessions and workflows remember: markdown by organization, key and path.
 
+Hosts change what sessions remember (`store.turns`), under the lock of the session's row; nodes in the gateway's mode
+what workflows do (`write_doc`), one at a time for each workflow.
+"""
+
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -79,3 +84,36 @@ async def list_changed(
 async def read_doc(connection: asyncpg.Connection, org_id: UUID, doc_id: UUID) -> WholeDocRow | None:
     row = await connection.fetchrow(QUERIES.read_doc, org_id, doc_id)
     return None if row is None else WholeDocRow(**row)
+
+
+async def read_text(connection: asyncpg.Connection, org_id: UUID, key: str, path: str) -> str | None:
+    """None where there is no such document."""
+    text: str | None = await connection.fetchval(QUERIES.read_text, org_id, key, path)
+    return text
+
+
+async def write_doc(
+    connection: asyncpg.Connection,
+    org_id: UUID,
+    key: str,
+    call_key: str,
+    path: str,
+    file_key: str,
+    make: Callable[[str, Mapping[str, int]], tuple[str, str]],
+) -> str:
+    """Put a document of a workflow down, once for each call, and answer its sha256.
+
+    `make`: the sha256 and the text, of what stands there now ("" where nothing does) and of the sizes in bytes of all
+    documents by their paths. What it raises is raised, and nothing has changed.
+    """
+    await connection.execute(QUERIES.lock_memory, org_id, key)
+    written: str | None = await connection.fetchval(QUERIES.find_write, org_id, call_key)
+    if written is not None:
+        return written
+    sizes = {row["path"]: row["size"] for row in await connection.fetch(QUERIES.list_sizes, org_id, key)}
+    before = await read_text(connection, org_id, key, path) if path in sizes else None
+    sha256, content = make(before or "", sizes)
+    await connection.execute(QUERIES.put_doc, org_id, key, path, file_key, sha256, content)
+    await connection.execute(QUERIES.record_write, org_id, call_key, key, sha256)
+    await connection.execute(QUERIES.drop_old_writes, org_id, key)
+    return sha256

@@ -1,4 +1,4 @@
-"""The tools of a loop in the gateway's mode: connectors here, everything that needs a host on executors.
+"""The tools of a loop in the gateway's mode: connectors and memory here, everything that needs a host on executors.
 
 The one thing to know: what runs on an executor is not stopped when only this process stops: whoever goes on with the
 loop joins it.
@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from vespid.dispatch.memory_search import MemorySearch
 from vespid.dispatch.secrets import RequestSecrets
 from vespid.dispatch.tool_calls import CallConflict, CallWanted, ToolCalls
 from vespid.domain.node_config import ExecutionConfig
@@ -23,12 +24,14 @@ from vespid.store.agents import reported_tools
 from vespid.store.executions import CloudWork, ExecutionRow
 from vespid.store.pool import Database
 from vespid.worker.kept_turn import KeptTurn
+from vespid.worker.memory import WorkflowMemory
 from vespid_protocol.codes import Code
 from vespid_protocol.ids import OrgId
 from vespid_runtime.connectors import Registry
 from vespid_runtime.egress import GuardedHttp
 from vespid_runtime.engines.node import NodePayload
 from vespid_runtime.loop.names import is_allowed
+from vespid_runtime.redaction import Redactor
 from vespid_runtime.tools.connector import connector_tools
 from vespid_runtime.tools.shell import DESCRIPTION, INPUT_SCHEMA, SHELL
 from vespid_runtime.tools.tool import Tool, ToolError, ToolUse
@@ -70,6 +73,7 @@ class ToolSource:
         self._http = http
         self._calls = calls
         self._operator_base_urls = operator_base_urls
+        self._memory_indexes = MemorySearch()
 
     async def toolbox(self, payload: NodePayload, work: CloudWork, secrets: RequestSecrets, turn: KeptTurn) -> Toolbox:
         allow = payload.tools_allow
@@ -86,6 +90,10 @@ class ToolSource:
             allow=allow,
             operator_base_urls=self._operator_base_urls,
         )
+        if payload.memory_key is not None:
+            org_id = OrgId(str(work.organization_id))
+            memory = WorkflowMemory(self._db, self._memory_indexes, org_id, payload.memory_key)
+            tools += memory.tools(allow, Redactor(secrets.clear_values()))
         if any(not tool.startswith(("connector.", "memory.")) for tool in allow):
             tools += await self._remote(payload, work, turn)
         return Toolbox(tools)

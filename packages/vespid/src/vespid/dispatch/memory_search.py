@@ -1,4 +1,4 @@
-"""Search over what sessions remember: an index per session key, made when somebody searches and kept while it is used.
+"""Search over what sessions and workflows remember: an index per key, made when somebody searches, kept while used.
 
 What is in Postgres may change at any time; the version of the memory says whether an index is of now.
 """
@@ -57,7 +57,7 @@ class MemorySearch:
         return len(self._held)
 
     async def search(self, tenant: Tenant, session_key: str, query: str, limit: int) -> list[tuple[UUID, SearchResult]]:
-        """The best passages with the ids of their documents; nothing where there is no such session."""
+        """The best passages with the ids of their documents; nothing where nothing is remembered under the key."""
         org_id = UUID(tenant.org_id)
         async with tenant.transaction() as connection:
             version = await read_version(connection, org_id, session_key)

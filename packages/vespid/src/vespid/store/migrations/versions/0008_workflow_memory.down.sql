@@ -1,0 +1,2 @@
+drop table memory_writes;
+delete from memory_docs where session_key like 'workflow:%';
