@@ -35,4 +35,4 @@ def test_kind_of_tools_is_allowed_by_its_star_and_nothing_else() -> None:
     assert not is_allowed("memory", ["memory.*"])
     assert not is_allowed("memoryx.search", ["memory.*"])
     assert not is_allowed("shell.run.more", ["shell.run"])
-    assert not is_allowed("shell.run", ["*", "sh*", "shell.ru?"])
+    assert not is_allowed("shell.run", ["*", "sh*", "shell.ru?", "shell.*"])
