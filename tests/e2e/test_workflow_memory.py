@@ -1,4 +1,4 @@
-"""What the runs of a workflow remember, on real processes: on the host that answers a node, and in the gateway's mode."""
+"""What the runs of a workflow remember, on real processes: on the host of a node, and in the gateway's mode."""
 
 import asyncio
 import secrets
