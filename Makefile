@@ -6,6 +6,7 @@
 #   make lint         ruff, mypy --strict, import contracts
 #   make guarantees   the tests that carry a promise, and a line per promise
 #   make bench        figures, with the floors beside them, into bench/latest.json
+#   make agent-binary the agent as one executable that needs no Python: dist/, for this machine's system
 #   make docs         the pages that are made from the code
 
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
@@ -18,7 +19,7 @@ ARGS ?=
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
 # What the full suite uses beyond the workspace; installed only where we are root and there is apt.
-APT_PACKAGES := bubblewrap busybox-static chromium docker.io fonts-noto-cjk iproute2 postgresql-15 redis-server procps
+APT_PACKAGES := bubblewrap busybox-static chromium docker.io fonts-noto-cjk gcc iproute2 libc6-dev postgresql-15 redis-server procps
 
 # Where the system has certificates of its own, uv trusts them as pip does: a company's private authority is among them.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem),)
@@ -29,7 +30,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test clis lint bench guarantees docs clean
+.PHONY: help install demo test clis lint bench guarantees agent-binary docs clean
 
 help:
 	@sed -n 's/^#   \(make .*\)/\1/p' $(ROOT)/Makefile
@@ -84,13 +85,16 @@ guarantees: install $(STATE)/system
 	@cd $(ROOT) && $(BIN)/pytest -n $(CORES) --dist loadgroup -m promise $(ARGS)
 
 lint: install
-	@cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy packages/*/src && $(BIN)/lint-imports
+	@cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy packages/*/src agent_binary && $(BIN)/lint-imports
 	@# The agent runs on these too; what they lack is seen without them. Each has a cache of its own, or they would empty it.
 	@cd $(ROOT) && for platform in win32 darwin; do \
 	  $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform packages/vespid-agent/src packages/vespid-runtime/src; done
 
 bench: install
 	@cd $(ROOT) && $(BIN)/python -m tests.bench $(ARGS)
+
+agent-binary: install $(STATE)/system
+	@cd $(ROOT) && $(BIN)/python -m agent_binary
 
 docs: install
 	@cd $(ROOT) && $(BIN)/python -m vespid.settings.table > docs/settings.md
