@@ -12,6 +12,8 @@ pytest_plugins = [
     "tests.support.clis",
     "tests.support.dump",
     "tests.support.container_engine",
+    "tests.support.agent_binary",
+    "tests.support.bare_root",
 ]
 
 # Minutes long, many of them: they come first, or one process would wait in the end for the other's last ones.

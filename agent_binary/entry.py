@@ -24,11 +24,14 @@ def forget_the_way_in() -> None:
     """The environment as it was given, and `sys.executable` as the file that was started."""
     for name in [name for name in os.environ if name.startswith("_PYI_")]:
         del os.environ[name]
-    before = os.environ.pop(f"{_LIBRARIES}_ORIG", None)
-    if before is not None:
-        os.environ[_LIBRARIES] = before
-    elif sys.platform == "linux":
+    if sys.platform == "linux":
+        # What was there before, without what our launcher put in front of it.
+        ours = str(getattr(sys, "_MEIPASS", ""))
+        before = os.environ.pop(f"{_LIBRARIES}_ORIG", "").split(":")
+        theirs = ":".join(path for path in before if path not in (ours, ""))
         os.environ.pop(_LIBRARIES, None)
+        if theirs:
+            os.environ[_LIBRARIES] = theirs
     sys.executable = os.environ.pop(_STARTED_AS, sys.executable)
 
 

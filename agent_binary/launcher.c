@@ -45,6 +45,8 @@ __asm__(".section .rodata\n.globl payload\n.balign 16\npayload:\n.incbin \"paylo
 #endif
 extern const char payload[];
 
+/* Where the frozen program has its libraries; `entry.py` takes it out of the environment again. */
+#define LIBRARIES "_internal"
 #define FOLDER_VARIABLE "VESPID_AGENT_UNPACK_DIR"
 #define STARTED_AS_VARIABLE "VESPID_AGENT_STARTED_AS"
 /* "It is there and cannot be executed", as shells say it. */
@@ -190,6 +192,23 @@ static void remove_others(const char *base) {
     closedir(all);
 }
 
+/* The frozen program's own starter needs a library before it can say where they are (zlib, which small systems lack). */
+static int point_to_libraries(const char *folder) {
+#ifdef __linux__
+    const char *before = getenv("LD_LIBRARY_PATH");
+    size_t room = strlen(folder) + strlen(LIBRARIES) + (before != NULL ? strlen(before) : 0) + 3;
+    char *path = malloc(room);
+    if (path == NULL) return -1;
+    snprintf(path, room, "%s/%s%s%s", folder, LIBRARIES, before != NULL ? ":" : "", before != NULL ? before : "");
+    int failed = setenv("LD_LIBRARY_PATH", path, 1);
+    free(path);
+    return failed;
+#else
+    (void)folder;
+    return 0;
+#endif
+}
+
 /* Returns only where this place will not do. */
 static int become_agent(const char *base, char **argv) {
     char folder[PATH_MAX], program[PATH_MAX];
@@ -205,7 +224,7 @@ static int become_agent(const char *base, char **argv) {
         refuse(base, strerror(errno));
     } else {
         if (written > 0) remove_others(base);
-        execv(program, argv);
+        if (point_to_libraries(folder) == 0) execv(program, argv);
         refuse(base, strerror(errno));
     }
     close(lock);
