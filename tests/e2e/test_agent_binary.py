@@ -1,4 +1,4 @@
-"""The downloaded agent in a place without Python, against a running installation: what people do with it, and signals."""
+"""The downloaded agent in a place without Python, against a running installation: what people do, and signals."""
 
 import asyncio
 import contextlib
