@@ -2,7 +2,7 @@
 
     python -m tests.support.agent_binary        makes it, if it is missing, and says where it is
 
-`VESPID_BINARY_CACHE` names another folder than `~/.cache/vespid-binary`. Of all processes one makes it, the others wait.
+`VESPID_BINARY_CACHE` names another folder than `~/.cache/vespid-binary`. One process makes it, the others wait.
 """
 
 import fcntl

@@ -161,7 +161,7 @@ async def test_downloads_are_offered_only_where_they_are_enabled(database_url: s
     assert (off.status, off.code) == (503, "AGENT_INSTALLER_UNAVAILABLE")
     answer = await ask_for_downloads(msgspec.structs.replace(settings, agent_installer_enabled=True))
     assert answer.status == 200
-    assert set(answer.body) == {"provider", "repository", "channel", "docsUrl", "artifacts", "checksumsUrl"}
+    assert set(answer.body) == {"provider", "repository", "channel", "docsUrl", "artifacts", "checksumsUrl", "apiBase"}
     artifacts = {artifact["platformId"]: artifact for artifact in answer.body["artifacts"]}
     assert set(artifacts) == {"darwin-arm64", "linux-x64", "windows-x64"}
     assert artifacts["linux-x64"]["downloadUrl"] == (

@@ -65,6 +65,7 @@ NOUNS = (
     "api_keys",
     "approvals",
     "audit",
+    "downloads",
     "events",
     "health",
     "hooks",

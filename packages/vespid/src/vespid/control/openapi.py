@@ -28,6 +28,7 @@ _DESCRIPTIONS = {
     404: "There is no such thing here.",
     409: "The state of things does not allow it.",
     413: "The body is too large.",
+    416: "The part that is asked for is not there.",
     429: "Too many failures; wait as long as Retry-After says.",
     500: "Something went wrong on our side.",
     503: "A part of the system is away, or not set up.",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vespid.local.account import server_account
 from vespid.local.binaries import Binaries, find_binaries
+from vespid.local.downloads import offered
 from vespid.local.folder import DataFolder
 from vespid.local.keys import kept_secrets
 from vespid.local.postgres import EmbeddedPostgres
@@ -133,6 +134,7 @@ class LocalStack:
             "GATEWAY_WS_URL": f"ws://{gateway}/ws/executor",
             "ENGINE_RUNNER_BASE_URL": f"http://{engine_runner}",
             "WEB_BASE_URL": self.api_url,
+            **offered(env),
             **env,
         }
 

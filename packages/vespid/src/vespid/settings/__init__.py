@@ -5,6 +5,7 @@ it means. `docs/settings.md` is made from it, and a test compares the two.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
@@ -34,6 +35,12 @@ _DAY_MS = 24 * _HOUR_MS
 LOCAL_SERVICE_TOKEN = LOCAL_SECRET_PREFIX + "gateway-service-token"
 LOCAL_AUTH_SECRET = LOCAL_SECRET_PREFIX + "auth-token-secret-for-one-machine-only"
 LOCAL_ENGINE_TOKEN = LOCAL_SECRET_PREFIX + "engine-runner-token"
+
+
+def _folder(text: str) -> None:
+    """Raises ValueError."""
+    if not Path(text).is_dir():
+        raise ValueError("there is no such folder")
 
 
 # Read by several processes.
@@ -188,6 +195,15 @@ class ApiSettings(CoreSettings, frozen=True, kw_only=True):
     agent_installer_channel: Annotated[
         str, Setting("AGENT_INSTALLER_CHANNEL", "`latest`, or the tag of a release.")
     ] = "latest"
+    agent_installer_artifacts_dir: Annotated[
+        str,
+        Setting(
+            "AGENT_INSTALLER_ARTIFACTS_DIR",
+            "A folder with the agent's archives (`make agent-binary`), served here at `/downloads/` instead of a "
+            "release's.",
+            check=_folder,
+        ),
+    ] = ""
     rate_limit_enabled: Annotated[
         bool, Setting("VESPID_RATE_LIMIT_ENABLED", "Whether failures at unauthenticated routes are limited.")
     ] = True
@@ -197,6 +213,11 @@ class ApiSettings(CoreSettings, frozen=True, kw_only=True):
     rate_limit_window_sec: Annotated[
         int, Setting("VESPID_RATE_LIMIT_WINDOW_SEC", "Length of that window.", 1, 86_400)
     ] = 60
+
+    @property
+    def api_base(self) -> str:
+        """Where people, and agents, find the API: the first of WEB_BASE_URL."""
+        return self.web_base_url[0].rstrip("/") if self.web_base_url else f"http://localhost:{self.port}"
 
     @property
     def internal_service_token(self) -> str:
