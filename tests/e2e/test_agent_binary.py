@@ -5,12 +5,15 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 from tests.support.agent_binary import AgentBinary
@@ -18,7 +21,7 @@ from tests.support.bare_root import BareRoot
 from tests.support.local_server import LocalServer
 from tests.support.model_server import ModelServer, Say, Tool, call_tools
 from tests.support.organization import Organization, shell, until
-from tests.support.processes import RunningProcess, free_port
+from tests.support.processes import Processes, RunningProcess, free_port
 
 from vespid_agent import __version__
 
@@ -231,3 +234,33 @@ async def test_kill_9_leaves_nothing_behind_and_start_goes_on_where_the_work_was
     kept = downloaded.root.home / ".cache" / "vespid-agent"
     assert len([one for one in kept.iterdir() if one.is_dir()]) == 1
     assert await asyncio.wait_for(again.terminate(), WITHIN_S) == 0
+
+
+async def test_the_commands_that_are_shown_download_unpack_and_connect_as_they_stand(
+    processes: Processes, agent_binary: AgentBinary
+) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("the runbook's commands need curl")
+    processes.env |= {"AGENT_INSTALLER_ENABLED": "1", "AGENT_INSTALLER_ARTIFACTS_DIR": str(agent_binary.dist)}
+    await asyncio.gather(processes.start("api"), processes.start("gateway"))
+    async with aiohttp.ClientSession() as http:
+        organization = await Organization.sign_up(processes, http)
+        installer = (await organization.call("GET", "/v1/meta/agent-installer", status=200)).body
+        (linux,) = installer["artifacts"]
+        token = (await organization.call("POST", "/v1/orgs/{org}/agents/pairing-tokens", status=201)).body["token"]
+        *prepare, connect = [line.replace("<token>", token) for line in linux["commands"]]
+        home = processes.folder / "home"
+        home.mkdir()
+        # `exec`, so that the test ends the agent and not the shell it was typed into.
+        typed = "\n".join([*prepare, f"exec {connect}"])
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), "VESPID_ENV": "test"}
+        agent = await processes.run(["sh", "-ec", typed], "typed", env)
+        await agent.has_printed("welcomed")
+        sums = (await organization.call("GET", "/downloads/vespid-agent-checksums.txt", status=200)).body
+        checked = subprocess.run(
+            ["sha256sum", "--check", "-"], input=sums, cwd=processes.folder, capture_output=True, text=True
+        )
+        assert checked.stdout == "vespid-agent-linux-x64.tar.gz: OK\n"
+        (listed,) = await organization.agents()
+        assert listed["status"] == "online"
+        assert await agent.terminate() == 0, agent.log()
