@@ -19,14 +19,16 @@ SHOW = '#!/bin/sh\ncat "$(dirname "$0")/inner/data"; echo "$VESPID_AGENT_STARTED
 WAIT = '#!/bin/sh\necho ready\nread -r line\ncat "$(dirname "$0")/inner/data"\n'
 
 
-def made(folder: Path, program: str = PROGRAM, version: str = "1.0") -> Path:
-    """A launcher of its own."""
+def made(folder: Path, program: str = PROGRAM, version: str = "1.0", more: int = 0) -> Path:
+    """A launcher of its own. `more`: so many further files, of 100 kB each."""
     content = folder / f"content-{version}"
     (content / "inner").mkdir(parents=True)
     (content / "inner" / "data").write_text("all of it\n")
     (content / "link").symlink_to("inner/data")
     (content / "tool").write_text(program)
     (content / "tool").chmod(0o755)
+    for number in range(more):
+        (content / f"more-{number}").write_bytes(os.urandom(100_000))
     return wrap(content, "tool", version, folder / f"work-{version}")
 
 
@@ -77,10 +79,14 @@ def test_what_is_missing_cut_short_or_open_to_others_is_written_again(tmp_path: 
 
 
 def test_many_first_starts_at_once_all_succeed_and_leave_nothing_half_done(tmp_path: Path) -> None:
-    launcher, home = made(tmp_path, SHOW), tmp_path / "home"
-    home.mkdir()
+    launcher, home = made(tmp_path, SHOW, more=60), tmp_path / "home"
+    run(launcher, home=home)
+    (folder,) = unpacked(home)
     env = {"PATH": os.environ["PATH"], "HOME": str(home)}
-    racing = [subprocess.Popen([launcher], env=env, stdout=subprocess.PIPE, text=True) for _ in range(16)]
+    with folder.with_name(f"{folder.name}.lock").open() as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        shutil.rmtree(folder)
+        racing = [subprocess.Popen([launcher], env=env, stdout=subprocess.PIPE, text=True) for _ in range(16)]
     said = [one.communicate(timeout=30)[0] for one in racing]
     assert all(words.startswith("all of it\n") for words in said)
     assert [one for one in home.rglob("*") if one.name.endswith("~")] == []
