@@ -251,3 +251,18 @@ async def test_a_repeated_creation_is_one_workflow(owner: Caller) -> None:
     first, again = [await owner.post(W, body, headers=key) for _ in range(2)]
     assert first.body == again.body
     assert len((await owner.get(W)).body["workflows"]) == 1
+
+
+async def test_a_list_shows_the_newest_of_each_and_those_with_a_word_in_their_name(owner: Caller) -> None:
+    first = await create(owner, name="Nightly build")
+    await publish(owner, first)
+    draft = (await owner.post(f"{W}/{first['id']}/drafts")).body["workflow"]
+    other = await create(owner, name="100% checks")
+
+    async def listed(query: str) -> list[str]:
+        return [workflow["id"] for workflow in (await owner.get(f"{W}?{query}")).body["workflows"]]
+
+    assert await listed("newest=true") == [other["id"], draft["id"]]
+    assert await listed("newest=true&status=published") == [first["id"]]
+    assert await listed("name=NIGHT") == [draft["id"], first["id"]]
+    assert await listed("name=%25") == [other["id"]]

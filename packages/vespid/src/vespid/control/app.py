@@ -64,6 +64,7 @@ NOUNS = (
     "agents",
     "api_keys",
     "approvals",
+    "attempts",
     "audit",
     "downloads",
     "events",

@@ -84,7 +84,7 @@ def _decode(cursor: str) -> str:
     except (binascii.Error, ValueError):
         raise _not_a_cursor() from None
     version, colon, key = text.partition(":")
-    if version != _VERSION or not colon or not 0 < len(key) <= 64:
+    if version != _VERSION or not colon or not 0 < len(key) <= 128:
         raise _not_a_cursor()
     return key
 

@@ -131,10 +131,17 @@ async def list_workflows(
     tenant: NamedDependency[TenantContext],
     page: NamedDependency[Page],
     status: Annotated[Literal["draft", "published"] | None, QueryParameter(description="Only these.")] = None,
+    name: Annotated[
+        str | None, QueryParameter(max_length=200, description="Only those with this in their name.")
+    ] = None,
+    newest: Annotated[
+        bool, QueryParameter(description="Of the revisions of one workflow only the newest that `status` lets through.")
+    ] = False,
 ) -> WorkflowPage:
     """Every revision of every workflow, the newest first."""
+    only = rows.WorkflowFilter(status=status, name=name or None, newest=newest)
     async with tenant.transaction() as connection:
-        found = await rows.list_workflows(connection, page.after_id(), status, page.fetch)
+        found = await rows.list_workflows(connection, page.after_id(), only, page.fetch)
     shown, next_cursor = page.cut(found, key=lambda workflow: workflow.id)
     return WorkflowPage([_shown(workflow) for workflow in shown], next_cursor)
 

@@ -39,10 +39,21 @@ class NewWorkflow(msgspec.Struct, frozen=True):
     user_id: UUID
 
 
+class WorkflowFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which revisions; None: whichever."""
+
+    status: str | None = None
+    # A part of the name, in any case.
+    name: str | None = None
+    # Of each family only the newest that the status lets through.
+    newest: bool = False
+
+
 async def list_workflows(
-    connection: asyncpg.Connection, before: UUID | None, status: str | None, limit: int
+    connection: asyncpg.Connection, before: UUID | None, only: WorkflowFilter, limit: int
 ) -> list[WorkflowRow]:
-    return [_row(record) for record in await connection.fetch(QUERIES.list_workflows, before, status, limit)]
+    found = await connection.fetch(QUERIES.list_workflows, before, only.status, only.name, only.newest, limit)
+    return [_row(record) for record in found]
 
 
 async def list_revisions(

@@ -1,9 +1,14 @@
 -- name: list_workflows
--- Newest first; every revision is a row of its own.
-select * from workflows
-where ($1::uuid is null or id < $1) and ($2::text is null or status = $2)
-order by id desc
-limit $3
+-- Newest first; every revision is a row of its own. $4: of each family only its newest of that status.
+select w.* from workflows w
+where ($1::uuid is null or w.id < $1) and ($2::text is null or w.status = $2)
+  and ($3::text is null or position(lower($3) in lower(w.name)) > 0)
+  and (not $4 or not exists (
+      select from workflows n
+      where n.family_id = w.family_id and n.revision > w.revision and ($2::text is null or n.status = $2)
+  ))
+order by w.id desc
+limit $5
 
 -- name: list_revisions
 -- Of the family that the workflow belongs to, newest first.
