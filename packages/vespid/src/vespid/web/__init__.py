@@ -27,10 +27,13 @@ NOUNS = (
     "home",
     "members",
     "preferences",
+    "revisions",
+    "runs",
     "secrets",
     "sessions",
     "settings",
     "usage",
+    "workflows",
 )
 
 

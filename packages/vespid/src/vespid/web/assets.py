@@ -1,6 +1,7 @@
 """Static files: read and compressed once, named by their content, so that browsers may keep them for ever."""
 
 import gzip
+import re
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -11,6 +12,7 @@ from litestar import Request, Response, get
 from litestar.params import FromPath
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
+_IMPORTED = re.compile(rb'from "\./([a-z0-9.-]+\.js)"')
 _FOREVER = "public, max-age=31536000, immutable"
 
 
@@ -27,14 +29,20 @@ class Asset:
 @cache
 def assets() -> dict[str, Asset]:
     """Every file of `static/`, by name."""
-    found: dict[str, Asset] = {}
-    for file in files("vespid.web").joinpath("static").iterdir():
-        suffix = file.name[file.name.rfind(".") :]
-        content = file.read_bytes()
-        found[file.name] = Asset(
-            sha256(content).hexdigest()[:16], _TYPES[suffix], content, gzip.compress(content, 9, mtime=0)
-        )
-    return found
+    return {file.name: _asset(file.name) for file in files("vespid.web").joinpath("static").iterdir()}
+
+
+@cache
+def _asset(name: str) -> Asset:
+    content = files("vespid.web").joinpath("static", name).read_bytes()
+    # A module that others import is asked for by one path everywhere: a second path would be a second copy of it.
+    content = _IMPORTED.sub(lambda found: f'from "{_path(found[1].decode())}"'.encode(), content)
+    digest = sha256(content).hexdigest()[:16]
+    return Asset(digest, _TYPES[name[name.rfind(".") :]], content, gzip.compress(content, 9, mtime=0))
+
+
+def _path(name: str) -> str:
+    return f"/assets/{_asset(name).digest}/{name}"
 
 
 def asset_path(name: str) -> str:

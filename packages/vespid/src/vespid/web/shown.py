@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -48,10 +49,18 @@ def duration(milliseconds: float | None) -> str:
     return f"{hours} h {minutes} min"
 
 
+def took(begun: str, ended: str | None) -> str:
+    """The time between two moments of the API; a dash while it is not over."""
+    if ended is None:
+        return "–"
+    return duration((datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds() * 1000)
+
+
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "when": when,
     "short_id": short_id,
     "pretty": pretty,
     "compact": compact,
     "duration": duration,
+    "took": took,
 }
