@@ -17,7 +17,7 @@ from vespid.store.runs import read_progress
 
 
 class Attempt(msgspec.Struct, frozen=True, rename="camel"):
-    """One attempt of a node. `grantedAt`: since when its executor has it; `executorName` null: no executor (any more)."""
+    """One attempt of a node. `grantedAt`: since when its executor has it; `executorName`: null where it has none."""
 
     request_id: str
     node_id: str

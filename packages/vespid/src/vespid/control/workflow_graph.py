@@ -1,14 +1,18 @@
-"""A workflow that is not saved: whether it is valid, and the graph that a run of it would go by."""
+"""The graph that a run would go by: of what is kept, and, with what is wrong, of what is not saved yet."""
 
 from typing import Any, Literal
 
 import msgspec
-from litestar import post
-from litestar.params import JSONBody
+from litestar import get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 
-from vespid.control.context import org_member
+from vespid.control.context import TenantContext, org_member, row_id
 from vespid.control.workflows import validated
 from vespid.domain.plan import EdgeKind, NodeType, Plan
+from vespid.domain.workflow import parse
+from vespid.errors import not_found
+from vespid.store.workflows import read_workflow
 
 EdgeLabel = Literal["true", "false"]
 _LABELS: dict[EdgeKind, EdgeLabel] = {"cond_true": "true", "cond_false": "false"}
@@ -43,6 +47,12 @@ class Graph(msgspec.Struct, frozen=True):
     edges: list[GraphEdge]
 
 
+class GraphAnswer(msgspec.Struct, frozen=True):
+    """The graph of what is kept."""
+
+    graph: Graph
+
+
 class Validated(msgspec.Struct, frozen=True):
     """It is valid."""
 
@@ -62,6 +72,22 @@ async def validate_workflow(data: JSONBody[UnsavedWorkflow]) -> Validated:
     return Validated(True, graph_of(validated(data.dsl).plan))
 
 
+@get(
+    "/v1/orgs/{org_id:str}/workflows/{workflow_id:str}/graph",
+    guards=[org_member],
+    operation_id="getWorkflowGraph",
+    tags=["workflows"],
+)
+async def get_workflow_graph(workflow_id: FromPath[str], tenant: NamedDependency[TenantContext]) -> GraphAnswer:
+    """The graph of a revision, whether or not this server still has its connectors."""
+    row = row_id(workflow_id)
+    async with tenant.transaction() as connection:
+        workflow = await read_workflow(connection, row)
+    if workflow is None:
+        raise not_found()
+    return GraphAnswer(graph_of(parse(workflow.dsl).plan))
+
+
 def graph_of(plan: Plan) -> Graph:
     """The graph as the run machine sees it."""
     level: dict[str, int] = {}
@@ -78,4 +104,4 @@ def graph_of(plan: Plan) -> Graph:
     )
 
 
-routes = [validate_workflow]
+routes = [validate_workflow, get_workflow_graph]

@@ -4,13 +4,26 @@ The database keeps the meaning of a definition and not the order of its keys, so
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
 # Keys in this order come first wherever they are; the others follow as they are, `config` and what is long at the end.
-_FIRST = ("version", "trigger", "id", "type", "from", "to", "kind", "mode", "approval", "timeoutMs", "retry", "onLost")
+_FIRST = (
+    "version",
+    "trigger",
+    "id",
+    "type",
+    "from",
+    "to",
+    "kind",
+    "mode",
+    "approval",
+    "timeoutMs",
+    "retry",
+    "onLost",
+    "execution",
+)
 _LAST = ("config", "nodes", "edges", "graph")
 
 Kind = Literal["same", "gone", "new", "changed", "skipped"]
@@ -21,13 +34,6 @@ CONTEXT_LINES = 3
 def definition_text(dsl: Any) -> str:
     """JSON for people to read and write."""
     return json.dumps(_arranged(dsl), indent=2, ensure_ascii=False)
-
-
-def node_ids(dsl: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The (id, type) of each node, in the order of the definition."""
-    if dsl.get("version") == "v2":
-        return [(node["id"], node["type"]) for node in dsl["nodes"]]
-    return [(node_id, node["type"]) for node_id, node in dsl["graph"]["nodes"].items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ An edge that passes levels by has a place of its own in each of them, so that no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 BOX_WIDTH = 172
@@ -101,7 +102,7 @@ def _settle(columns: Sequence[list[_Place]], ways: Sequence[list[_Place]]) -> No
     """Give every place its middle: each column in the order of what comes before it, from the top."""
     before: dict[int, list[_Place]] = {}
     for way in ways:
-        for earlier, later in zip(way, way[1:], strict=False):
+        for earlier, later in pairwise(way):
             before.setdefault(id(later), []).append(earlier)
     for column in columns:
         for at, place in enumerate(column):

@@ -14,7 +14,6 @@ from litestar.params import FromPath
 
 from vespid.web.account import form_of
 from vespid.web.api import ApiRefused
-from vespid.web.definition import node_ids
 from vespid.web.visitor import PageRequest, Visitor
 from vespid.web.waits import places_of, waits_of
 
@@ -94,10 +93,8 @@ async def _show(visitor: Visitor, run: Mapping[str, Any]) -> Response[Any]:
     workflow = (await visitor.api.get(path))["workflow"]
     attempts = (await visitor.api.get(f"{path}/runs/{run['id']}/attempts", limit=200))["attempts"]
     steps = {step["nodeId"]: step for step in run["output"]["steps"]} if run["output"] else {}
-    nodes = [
-        {"id": node_id, "type": node_type, "status": "pending", **steps.get(node_id, {})}
-        for node_id, node_type in await _order(visitor, workflow["dsl"])
-    ]
+    graph = (await visitor.api.get(f"{path}/graph"))["graph"]
+    nodes = [{**node, "status": "pending", **steps.get(node["id"], {})} for node in graph["nodes"]]
     return visitor.page(
         "runs/show.html",
         run=run,
@@ -112,17 +109,6 @@ async def _show(visitor: Visitor, run: Mapping[str, Any]) -> Response[Any]:
         now=datetime.now(UTC).isoformat(),
         stream=f"/v1/orgs/{visitor.org_id}/{path}/runs/{run['id']}/stream",
     )
-
-
-async def _order(visitor: Visitor, dsl: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The nodes as the run machine goes through them; as they are written, where this server can run them no longer."""
-    if dsl["version"] == "v2":
-        return node_ids(dsl)
-    try:
-        graph = (await visitor.api.post("workflows/validate", {"dsl": dsl}))["graph"]
-    except ApiRefused:
-        return node_ids(dsl)
-    return [(node["id"], node["type"]) for node in graph["nodes"]]
 
 
 async def _who(visitor: Visitor, user_id: str | None) -> str | None:

@@ -156,6 +156,7 @@ async def _show(
     context: dict[str, Any] = {
         "workflow": workflow,
         "definition": definition_text(workflow["dsl"]),
+        "drawing": draw((await visitor.api.get(f"workflows/{workflow['id']}/graph"))["graph"]),
         "revisions": revisions["workflows"],
         "has_more_revisions": revisions["nextCursor"] is not None,
         "given": given,
@@ -163,11 +164,6 @@ async def _show(
         "mend": mend_of(visitor, refused) if refused else "",
         "status": refused.status if refused else 200,
     }
-    try:
-        context["drawing"] = await _drawing(visitor, workflow["dsl"])
-    except ApiRefused:
-        # What was published may name a connector that this server has no longer; its definition is there all the same.
-        context["drawing"] = None
     if workflow["status"] == "draft" and visitor.has_role("admin"):
         return visitor.page("workflows/editor.html", **context, form=await _form_data(visitor))
     return visitor.page("workflows/show.html", **context)

@@ -104,7 +104,7 @@ export class NodeForm {
         })),
       );
     }
-    return element("fieldset", { className: "card node-card", data: { prefix: "trigger" } }, element("legend", { textContent: this.words.trigger }), ...fields);
+    return element("div", { className: "card node-card" }, ...fields);
   }
 
   node(index, id, node, path) {
@@ -119,7 +119,7 @@ export class NodeForm {
       this.done(`${path}.type`);
     });
     const summary = element("summary", {}, element("strong", { className: "mono", textContent: id ?? "?" }), ` ${this.words[`type_${node.type?.replace(".", "_")}`] ?? node.type ?? ""}`);
-    const card = element("details", { className: "card node-card", data: { prefix: path, node: id ?? "" } },
+    const card = element("details", { className: "card node-card", data: { node: id ?? "" } },
       summary,
       this.labelled(this.words.id, `${path}.id`, text(id, (value) => this.rename(index, value), true)),
       this.labelled(this.words.type, `${path}.type`, type),
@@ -243,7 +243,7 @@ export class NodeForm {
       }));
       const remove = element("button", { type: "button", className: "small danger", textContent: this.words.remove, data: { control: `${path}.remove` } });
       remove.addEventListener("click", () => { graph.edges.splice(index, 1); this.done("add-edge"); });
-      return element("li", { data: { prefix: path } }, end("from"), " → ", end("to"), " ", kind, " ", remove, element("strong", { className: "wrong" }));
+      return element("li", {}, end("from"), " → ", end("to"), " ", kind, " ", remove, element("strong", { className: "wrong" }));
     });
     const add = element("button", { type: "button", textContent: this.words.add_edge, data: { control: "add-edge" } });
     add.addEventListener("click", () => {
@@ -253,7 +253,7 @@ export class NodeForm {
       graph.edges.push({ id: `e${number}`, from: ids[0]?.[0] ?? "", to: ids.at(-1)?.[0] ?? "" });
       this.done(`graph.edges.${graph.edges.length - 1}.from`);
     });
-    return element("fieldset", { className: "card node-card", data: { prefix: "graph.edges" } }, element("legend", { textContent: this.words.edges }), element("ul", { className: "plain edges" }, ...rows), add);
+    return element("fieldset", { className: "card node-card" }, element("legend", { textContent: this.words.edges }), element("ul", { className: "plain edges" }, ...rows), add);
   }
 
   field(spec, node, path) {

@@ -20,11 +20,13 @@ function moment(element) {
   element.title = exact;
 }
 
-// <span data-countdown="2026-01-02T…" data-over="text when it is over">: the time that is left, as 14:59.
+// <span data-countdown="2026-01-02T…" data-over="text when it is over">: the time that is left, as 14:59 or 23:59:59.
 function countdown(element) {
   const left = Math.ceil((new Date(element.dataset.countdown) - Date.now()) / 1000);
-  element.textContent =
-    left > 0 ? `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}` : element.dataset.over;
+  const two = (number) => String(number).padStart(2, "0");
+  const hours = Math.floor(left / 3600);
+  const clock = `${hours ? `${hours}:${two(Math.floor(left / 60) % 60)}` : Math.floor(left / 60)}:${two(left % 60)}`;
+  element.textContent = left > 0 ? clock : element.dataset.over;
   element.classList.toggle("wrong", left <= 0);
 }
 

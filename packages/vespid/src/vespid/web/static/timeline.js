@@ -43,9 +43,9 @@ export class Timeline {
       node.tries = (payload?.attemptCount ?? node.tries) + 1;
       this.begin(node, "waiting", at, "failed");
     } else if (eventType in ENDS) {
-      node.status = ENDS[eventType];
+      node.status = event.message === "NODE_EXECUTION_CANCELLED" ? "cancelled" : ENDS[eventType];
       node.reason = "";
-      node.error = eventType === "node_failed" ? (event.message ?? "") : "";
+      node.error = node.status === "failed" ? (event.message ?? "") : "";
       this.stop(node, at, node.status);
     } else {
       return null;
@@ -78,7 +78,7 @@ export class Timeline {
     const scale = 1000 / Math.max(until - this.begun, 1);
     const bars = node.parts.map(({ kind, from, to }) => {
       const bar = document.createElementNS(SVG, "rect");
-      const x = (from - this.begun) * scale;
+      const x = Math.min(Math.max((from - this.begun) * scale, 0), 997);
       bar.setAttribute("x", x.toFixed(1));
       bar.setAttribute("width", Math.max(((to ?? until) - from) * scale, 3).toFixed(1));
       bar.setAttribute("height", "8");
