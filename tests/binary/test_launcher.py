@@ -79,17 +79,18 @@ def test_what_is_missing_cut_short_or_open_to_others_is_written_again(tmp_path: 
 
 
 def test_many_first_starts_at_once_all_succeed_and_leave_nothing_half_done(tmp_path: Path) -> None:
-    launcher, home = made(tmp_path, SHOW, more=60), tmp_path / "home"
-    run(launcher, home=home)
-    (folder,) = unpacked(home)
-    env = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    launcher, base = made(tmp_path, SHOW, more=60), tmp_path / "unpacked"
+    # Named, so that none that fails there goes elsewhere.
+    env = {"PATH": os.environ["PATH"], "VESPID_AGENT_UNPACK_DIR": str(base)}
+    subprocess.run([launcher], env=env, check=True, capture_output=True, timeout=30)
+    (folder,) = (one for one in base.iterdir() if one.is_dir())
     with folder.with_name(f"{folder.name}.lock").open() as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         shutil.rmtree(folder)
         racing = [subprocess.Popen([launcher], env=env, stdout=subprocess.PIPE, text=True) for _ in range(16)]
     said = [one.communicate(timeout=30)[0] for one in racing]
     assert all(words.startswith("all of it\n") for words in said)
-    assert [one for one in home.rglob("*") if one.name.endswith("~")] == []
+    assert [one for one in base.rglob("*") if one.name.endswith("~")] == []
 
 
 def test_a_place_that_others_may_write_to_or_that_forbids_programs_is_passed_over(tmp_path: Path) -> None:
