@@ -167,3 +167,44 @@ async def test_what_is_typed_while_the_gateway_is_away_is_said_once_it_is_back(
     assert said == ["before", "meanwhile"]
     # The browser's own word about a socket that could not be opened.
     ann.complaints[:] = [one for one in ann.complaints if "WebSocket connection to" not in one]
+
+
+async def test_a_workflow_is_drawn_up_published_and_watched_as_it_runs(ann: Person, organization: Organization) -> None:
+    await organization.pair("here")
+    page = ann.page
+    await ann.open("/workflows")
+    await ann.look("workflows-none")
+    await ann.open("/workflows/new")
+    await ann.look("workflow-new")
+    await page.get_by_label("Name").fill("look around")
+    await page.get_by_role("button", name="Begin").click()
+    script = page.get_by_label("Script")
+    await script.fill('printf "\\033[32mgreen\\033[0m "; sleep 2; echo "$NAME"; exit "$1"')
+    json = page.locator("textarea.code").last
+    await expect(json).to_have_value(re.compile("sleep 2"))
+    await json.fill((await json.input_value()).replace('exit \\"$1\\"', "true").replace('"hello"', '"greet"'))
+    await expect(page.get_by_label("Id")).to_have_value("greet")
+    await expect(page.get_by_text("valid", exact=True)).to_be_visible()
+    await ann.look("workflow-editor")
+    await json.fill('{"version": "v2"}')
+    await expect(page.get_by_text("valid", exact=True)).to_be_hidden()
+    await page.reload()
+    await expect(page.get_by_label("Id")).to_have_value("hello")
+    await page.get_by_label("Script").fill('printf "\\033[32mgreen\\033[0m "; sleep 2; echo "$NAME"')
+    await expect(page.get_by_text("valid", exact=True)).to_be_visible()
+    await page.get_by_role("button", name="Save draft").click()
+    await ann.reads("saved")
+    await page.get_by_role("button", name="Publish").click()
+    await expect(page.get_by_text("published").first).to_be_visible()
+    await ann.look("workflow")
+    await page.get_by_label("Input (JSON)").fill('{"name": "Ann"}')
+    await page.get_by_role("button", name="Start a run").click()
+    # Before it is over: what was printed so far, in its colour.
+    await expect(page.locator("span.fg-2", has_text="green")).to_be_visible()
+    await expect(page.get_by_text("running", exact=True).first).to_be_visible()
+    await expect(page.get_by_text("succeeded", exact=True).first).to_be_visible()
+    await ann.reads("Ann")
+    await ann.look("run")
+    await ann.open("/runs?status=succeeded")
+    await expect(page.get_by_role("link", name="look around")).to_be_visible()
+    await ann.look("runs")
