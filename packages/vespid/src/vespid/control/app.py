@@ -80,6 +80,7 @@ NOUNS = (
     "org_runs",
     "org_stream",
     "orgs",
+    "overview",
     "pairing",
     "runs",
     "secrets",

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from vespid.bus.ports import Fanout, Mail
 from vespid.control.gateways import Gateways
 from vespid.control.mcp_endpoint import McpEndpoint
+from vespid.control.overviews import Overviews
 from vespid.dispatch.callers import Callers
 from vespid.dispatch.conversation import Conversation
 from vespid.dispatch.feed import ControlFeed
@@ -67,6 +68,7 @@ class Deps:
     # Asks gateways about hosts; None where this process knows none: 503 GATEWAY_NOT_CONFIGURED.
     gateways: Gateways | None = None
     memory_search: MemorySearch = field(default_factory=MemorySearch)
+    overviews: Overviews = field(default_factory=Overviews)
     mcp: McpEndpoint = field(default_factory=McpEndpoint)
     # What changes elsewhere and ends streams here.
     feed: ControlFeed | None = None

@@ -104,6 +104,9 @@ create index workflow_runs_of_workflow on workflow_runs (organization_id, workfl
 -- leaves the one, and seldom enters the other.
 create index workflow_runs_unfinished on workflow_runs (organization_id, id desc) where finished_at is null;
 create index workflow_runs_unhappy on workflow_runs (organization_id, status, id desc) where status in ('failed', 'cancelled');
+-- All that the overview counts of runs that are over, so that it reads no run.
+create index workflow_runs_ended on workflow_runs (organization_id, finished_at) include (status, created_at, started_at)
+    where finished_at is not null;
 
 -- Runs that somebody has to step, and when. A table of its own, so that the run's own updates touch no index.
 create table due_runs (
