@@ -24,6 +24,7 @@ BODIES: dict[str, object] = {
     "/secrets/{secret_id}": {"value": "new"},
     "/workflows/{workflow_id}": {"name": "New name"},
     "/workflows/{workflow_id}/runs": {"input": {}},
+    "/workflows/{workflow_id}/runs/{run_id}/retry": {"fromNodeId": "n1"},
     "/agent-bindings/{binding_id}": {"priority": 1},
     "/sessions/{session_id}": {"title": "Mine"},
     "/sessions/{session_id}/messages": {"message": "hi"},

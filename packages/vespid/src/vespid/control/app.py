@@ -82,6 +82,7 @@ NOUNS = (
     "orgs",
     "overview",
     "pairing",
+    "retry",
     "runs",
     "secrets",
     "session_messages",

@@ -31,6 +31,13 @@ class Blocked(msgspec.Struct, frozen=True, rename="camel"):
     approval_ids: list[UUID] | msgspec.UnsetType = msgspec.UNSET
 
 
+class RetryOf(msgspec.Struct, frozen=True, rename="camel"):
+    """The run whose results were taken over; `fromNodeId` null: it goes on at what had failed."""
+
+    run_id: UUID
+    from_node_id: str | None
+
+
 class Run(msgspec.Struct, frozen=True, rename="camel"):
     """One run. `blocked` is the oldest of `blockedNodes`; `error` is a code, `errorMessage` is for people."""
 
@@ -49,6 +56,8 @@ class Run(msgspec.Struct, frozen=True, rename="camel"):
     error_message: str | None
     blocked: Blocked | None
     blocked_nodes: list[Blocked]
+    # Null: it began by itself.
+    retry_of: RetryOf | None
     # What models took; null where none was used, and in lists.
     usage: RunUsed | None
     created_at: str
@@ -83,6 +92,7 @@ async def run_of(
         error_message=run.error_message,
         blocked=waiting[0] if waiting else None,
         blocked_nodes=waiting,
+        retry_of=None if run.retry_of_run_id is None else RetryOf(run.retry_of_run_id, run.retry_from_node_id),
         usage=run_used(usage),
         created_at=iso(run.created_at),
         started_at=iso_or_none(run.started_at),
@@ -109,6 +119,7 @@ def shown_run(new: NewRun, created_at: datetime) -> Run:
         error_message=None,
         blocked=None,
         blocked_nodes=[],
+        retry_of=None if new.retry is None else RetryOf(UUID(new.retry.run_id), new.retry.from_node_id),
         usage=None,
         created_at=iso(created_at),
         started_at=None,

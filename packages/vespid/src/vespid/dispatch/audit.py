@@ -53,6 +53,7 @@ class AuditAction(StrEnum):
     SESSION_RESET = "session.reset"
     RUN_CREATED = "run.created"
     RUN_CANCELLED = "run.cancelled"
+    RUN_RETRIED = "run.retried"
     APPROVAL_APPROVED = "approval.approved"
     APPROVAL_DENIED = "approval.denied"
 

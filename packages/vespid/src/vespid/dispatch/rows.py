@@ -98,7 +98,7 @@ def text_or_none(value: UUID | None) -> str | None:
 
 def input_of(loaded: LoadedRun, now_ms: int) -> list[RunEvent]:
     """What has come for a run since its last step, in the order the machine is to see it."""
-    if loaded.cursor is None:
+    if loaded.status == "queued":
         # A run that was cancelled before its first step never starts.
         return [CancelRequested()] if loaded.cancel_requested else [Start()]
     events: list[RunEvent] = [end_event(end) for end in loaded.ends]

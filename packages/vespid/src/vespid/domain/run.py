@@ -136,6 +136,7 @@ class _Step:
         "_nodes",
         "_phase",
         "_plan",
+        "_taken_from",
     )
 
     def __init__(self, plan: Plan, state: RunState, context: RunContext) -> None:
@@ -148,6 +149,7 @@ class _Step:
         self._error_message = state.error_message
         self._failed_node = state.failed_node
         self._nodes = dict(state.nodes)
+        self._taken_from = state.taken_from
         self._emits: list[Emit] = []
         self._dispatches: list[NewExecution] = []
         self._cancels: list[CancelExecution] = []
@@ -174,6 +176,11 @@ class _Step:
         )
         for node_id in self._plan.roots:
             heapq.heappush(self._ahead, self._plan.by_id[node_id].rank)
+        for node in self._plan.nodes:
+            if (taken := self._nodes.get(node.id)) is not None:
+                payload = {"runId": self._taken_from, "status": taken.status}
+                self._emit("node_taken_over", node=node, payload=payload)
+                self._look_behind(node)
 
     def wake(self, now_ms: int) -> bool:
         """Starts what is due; False where nothing is."""

@@ -62,6 +62,7 @@ RunEvent = Start | NodeSucceeded | NodeFailed | NodeCancelled | CancelRequested 
 
 EventType = Literal[
     "run_started",
+    "node_taken_over",
     "node_started",
     "node_waiting",
     "node_dispatched",

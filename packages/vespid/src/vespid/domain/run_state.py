@@ -7,6 +7,7 @@
 | `w` | nextAttemptAt: when the run's next retry starts (epoch ms), absent where none is planned |
 | `x` `m` `f` | code and message of the run's failure, and the node that failed |
 | `n` | the nodes that have been reached, by id; others are pending |
+| `t` | while queued: the run that this one retries; `n` are the nodes whose results it takes over |
 
 and per node: `s` status, `a` attempt (the number in its requestId), `r` retries used of its own budget, `d` when its
 own retry is due, `q` since when the infrastructure has been refusing it, `e` code of the last failure, `m` its message,
@@ -80,9 +81,11 @@ class RunState(
         "error_message": "m",
         "failed_node": "f",
         "nodes": "n",
+        "taken_from": "t",
     },
 ):
-    """The run as the machine sees it. A new run is `RunState()`; treat `nodes` as immutable."""
+    """The run as the machine sees it. A new run is `RunState()`, or what `retry.taken_over` makes of an earlier one;
+    treat `nodes` as immutable."""
 
     phase: RunPhase = "queued"
     attempt_count: int = 0
@@ -91,6 +94,7 @@ class RunState(
     error_message: str | None = None
     failed_node: str | None = None
     nodes: dict[str, NodeState] = {}
+    taken_from: str | None = None
 
     @property
     def status(self) -> RunStatus:

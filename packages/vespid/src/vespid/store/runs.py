@@ -24,6 +24,16 @@ RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 CancelOutcome = Literal["requested", "finished", "not_found"]
 
 
+class Retry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What a run takes over of an earlier one."""
+
+    run_id: str
+    from_node_id: str | None = None
+    # `RunState` with the nodes taken over, and which of them have their output in an execution.
+    cursor: msgspec.Raw
+    nodes: list[str]
+
+
 class NewRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """A run as `vespid_create_runs` reads it; created twice under one id, it is one run."""
 
@@ -35,6 +45,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     # Whose name it carries; for cron and webhook the publisher's.
     user_id: str | None
     input: msgspec.Raw | None = None
+    retry: Retry | None = None
     # Its first step, written together with it; None: it is due, and whoever is told makes that step.
     step: StepItem | None = None
 
@@ -68,6 +79,8 @@ class RunRow(msgspec.Struct, frozen=True):
     finished_at: datetime | None
     # Read where runs of several workflows are.
     workflow_name: str | None = None
+    retry_of_run_id: UUID | None = None
+    retry_from_node_id: str | None = None
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 -- name: list_runs
 -- Of one workflow, newest first.
 select id, organization_id, workflow_id, trigger_type, status, attempt_count, max_attempts, next_attempt_at,
-    requested_by_user_id, input, error, error_message, cursor, created_at, started_at, finished_at
+    requested_by_user_id, input, error, error_message, cursor, created_at, started_at, finished_at,
+    retry_of_run_id, retry_from_node_id
 from workflow_runs
 where organization_id = $1 and workflow_id = $2 and ($3::uuid is null or id < $3)
 order by id desc
@@ -9,7 +10,8 @@ limit $4
 
 -- name: read_run
 select id, organization_id, workflow_id, trigger_type, status, attempt_count, max_attempts, next_attempt_at,
-    requested_by_user_id, input, error, error_message, cursor, created_at, started_at, finished_at
+    requested_by_user_id, input, error, error_message, cursor, created_at, started_at, finished_at,
+    retry_of_run_id, retry_from_node_id
 from workflow_runs
 where organization_id = $1 and workflow_id = $2 and id = $3
 
@@ -17,6 +19,7 @@ where organization_id = $1 and workflow_id = $2 and id = $3
 -- Of every workflow, newest first. The three that follow are the same with a status; each has an index of its own.
 select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
     r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    r.retry_of_run_id, r.retry_from_node_id,
     w.name as workflow_name
 from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
 where r.organization_id = $1
@@ -28,6 +31,7 @@ limit $5
 -- name: list_unfinished_runs
 select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
     r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    r.retry_of_run_id, r.retry_from_node_id,
     w.name as workflow_name
 from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
 where r.organization_id = $1 and r.finished_at is null and r.status = $6
@@ -39,6 +43,7 @@ limit $5
 -- name: list_unhappy_runs
 select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
     r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    r.retry_of_run_id, r.retry_from_node_id,
     w.name as workflow_name
 from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
 where r.organization_id = $1 and r.status in ('failed', 'cancelled') and r.status = $6
@@ -50,6 +55,7 @@ limit $5
 -- name: list_succeeded_runs
 select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
     r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    r.retry_of_run_id, r.retry_from_node_id,
     w.name as workflow_name
 from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
 where r.organization_id = $1 and r.status = 'succeeded'
@@ -62,6 +68,7 @@ limit $5
 -- Whichever workflow it is of.
 select r.id, r.organization_id, r.workflow_id, r.trigger_type, r.status, r.attempt_count, r.max_attempts, r.next_attempt_at,
     r.requested_by_user_id, r.input, r.error, r.error_message, r.cursor, r.created_at, r.started_at, r.finished_at,
+    r.retry_of_run_id, r.retry_from_node_id,
     w.name as workflow_name
 from workflow_runs r join workflows w on w.organization_id = r.organization_id and w.id = r.workflow_id
 where r.organization_id = $1 and r.id = $2

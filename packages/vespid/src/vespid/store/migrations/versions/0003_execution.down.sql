@@ -39,6 +39,7 @@ drop function vespid_cancel_run;
 drop function vespid_step_failed;
 drop function vespid_apply_steps;
 drop function vespid_create_runs;
+drop function vespid_i_take_over;
 drop function vespid_i_lose_lease;
 drop function vespid_i_conclude;
 drop function vespid_i_lock_execution;

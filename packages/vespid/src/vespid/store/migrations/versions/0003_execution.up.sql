@@ -85,10 +85,12 @@ create table workflow_runs (
     max_attempts         int not null,
     next_attempt_at      timestamptz,
     requested_by_user_id uuid,
+    retry_of_run_id      uuid,                -- the run whose results it took over, which may be gone by now
+    retry_from_node_id   text,
     input                jsonb,
     error                text,
     error_message        text,
-    cursor               jsonb,               -- vespid.domain.run.RunState; null before the first step
+    cursor               jsonb,               -- vespid.domain.run.RunState; null before the first step, unless it is a retry
     version              bigint not null default 0,
     event_seq            bigint not null default 0,
     cancel_requested     boolean not null default false,
@@ -476,7 +478,27 @@ end $$;
 -- Runs (tenant functions)
 -- ---------------------------------------------------------------------------------------------------------------
 
--- C1. items: [{org, id, workflowId, triggerType, userId?, input, maxAttempts, step?}] → created | not_found | not_published
+-- The results that a new run takes over from an earlier one: copies, so that templates, routes and readers find them
+-- where they find all others, whatever becomes of the earlier run. Nobody carries them out again: they have ended.
+--   retry: {runId, fromNodeId?, cursor, nodes: [nodeId…]}
+create function vespid_i_take_over(org uuid, run uuid, asker uuid, retry jsonb) returns void
+language plpgsql as $$
+begin
+    insert into executions (request_id, organization_id, run_id, workflow_id, node_id, node_type, attempt, kind, placement, state,
+                            requested_by_user_id, payload, payload_sha256, pool, timeout_ms, on_lost, act_by, output, applied,
+                            granted_at, finished_at)
+    select run::text || ':' || e.node_id || ':1', org, run, e.workflow_id, e.node_id, e.node_type, 1, e.kind, e.placement, 'succeeded',
+           asker, '{}', e.payload_sha256, e.pool, e.timeout_ms, e.on_lost, e.act_by, e.output, true, e.granted_at, e.finished_at
+    from (
+        select distinct on (x.node_id) x.* from executions x
+        where x.organization_id = org and x.run_id = (retry->>'runId')::uuid and x.finished_at is not null
+          and x.placement <> 'person' and x.error is distinct from 'APPROVAL_REQUIRED'
+          and x.node_id in (select jsonb_array_elements_text(retry->'nodes'))
+        order by x.node_id, x.attempt desc
+    ) e;
+end $$;
+
+-- C1. items: [{org, id, workflowId, triggerType, userId?, input, maxAttempts, retry?, step?}] → created | not_found | not_published
 -- With `step` (as in vespid_i_write_step, but it can cancel and apply nothing yet) the run is written as it is after its
 -- first step: C1 and C2 in one. detail: what the step answers; null where none was written, and the run is due.
 create function vespid_create_runs(items jsonb[])
@@ -503,6 +525,10 @@ begin
             outcome := 'not_found';
         elsif workflow_status <> 'published' then
             outcome := 'not_published';
+        elsif item ? 'retry' and not exists (
+                select from workflow_runs r where r.organization_id = org and r.id = (item->'retry'->>'runId')::uuid
+                and r.workflow_id = (item->>'workflowId')::uuid and r.finished_at is not null) then
+            outcome := 'not_found';
         else
             run := (item->>'id')::uuid;
             step := item->'step';
@@ -511,11 +537,11 @@ begin
             final := coalesce((step->>'finished')::boolean, false);
             due := case when step is null then now() when not final then vespid_i_time((step->>'dueAt')::numeric) end;
             insert into workflow_runs (id, organization_id, workflow_id, trigger_type, max_attempts, requested_by_user_id, input,
-                                       status, attempt_count, cursor, version, event_seq, error, error_message, next_attempt_at,
+                                       retry_of_run_id, retry_from_node_id, status, attempt_count, cursor, version, event_seq, error, error_message, next_attempt_at,
                                        started_at, finished_at)
             values (run, org, (item->>'workflowId')::uuid, item->>'triggerType', (item->>'maxAttempts')::int,
-                    (item->>'userId')::uuid, item->'input',
-                    coalesce(step->>'status', 'queued'), coalesce((step->>'attempt')::int, 0), step->'cursor',
+                    (item->>'userId')::uuid, item->'input', (item->'retry'->>'runId')::uuid, item->'retry'->>'fromNodeId',
+                    coalesce(step->>'status', 'queued'), coalesce((step->>'attempt')::int, 0), coalesce(step->'cursor', item->'retry'->'cursor'),
                     case when step is null then 0 else 1 end, count, step->>'error', step->>'errorMessage',
                     vespid_i_time((step->>'nextAttemptAt')::numeric),
                     case when coalesce((step->>'started')::boolean, false) then clock_timestamp() end,
@@ -525,6 +551,9 @@ begin
             if found then
                 if due is not null then
                     insert into due_runs (run_id, organization_id, due_at) values (run, org, due);
+                end if;
+                if item ? 'retry' then
+                    perform vespid_i_take_over(org, run, (item->>'userId')::uuid, item->'retry');
                 end if;
                 if step is not null then
                     perform vespid_i_append_events(org, (item->>'workflowId')::uuid, run, (step->>'attempt')::int, 0, events);
