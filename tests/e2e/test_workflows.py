@@ -193,3 +193,39 @@ async def test_many_runs_at_once_never_exceed_what_the_agent_takes(organization:
         at_once += 1 if word == "start" else -1
         highest = max(highest, at_once)
     assert highest == 3
+
+
+@pytest.mark.promise("P1", "P2")
+async def test_a_run_tried_again_goes_on_where_it_failed_though_its_worker_is_killed(
+    organization: Organization, tmp_path: Path
+) -> None:
+    await organization.pair()
+    marks, switch = Marks(tmp_path), tmp_path / "switch"
+    first = shell(f"{marks.script()}\necho bird", "first")
+    broken = shell(f"{marks.script()}\ntest -e {switch}", "broken")
+    broken["retry"] = {"maxAttempts": 1, "backoffMs": 50}
+    slow = shell(marks.script(f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"), "slow")
+    slow["timeoutMs"] = 60_000
+    last = shell("echo {{ steps.first.output.stdout }}", "last")
+    workflow = (await organization.publish(first, broken, slow, last))["workflow"]
+    before = await organization.finished(workflow["id"], await organization.start_run(workflow["id"]))
+    assert (before["status"], before["output"]["output"]["failedNodeId"]) == ("failed", "broken")
+    done_before = marks.starts()
+
+    switch.touch()
+    retry = f"/v1/orgs/{{org}}/workflows/{workflow['id']}/runs/{before['id']}/retry"
+    run_id = (await organization.call("POST", retry, status=201)).body["run"]["id"]
+    await until(lambda: f"{run_id}:slow:1" in marks.starts(), "the retried run goes on")
+    for worker in organization.processes.running("worker"):
+        await worker.kill()
+    (tmp_path / "go").touch()
+    await organization.processes.start("worker", WORKER_PORT="0", ready=False)
+    run = await organization.finished(workflow["id"], run_id)
+    assert run["status"] == "succeeded"
+    assert [step["status"] for step in run["output"]["steps"]] == ["succeeded"] * 4
+    assert run["output"]["steps"][0]["output"]["stdout"] == "bird\n"
+    assert "bird" in run["output"]["steps"][3]["output"]["stdout"]
+    # The first was not done again, and what was is told apart by its id.
+    assert marks.starts()[len(done_before) :] == [f"{run_id}:broken:1", f"{run_id}:slow:1"]
+    events = [event["eventType"] for event in await organization.events(workflow["id"], run_id)]
+    assert events[:3] == ["run_started", "node_taken_over", "node_started"]
