@@ -29,7 +29,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An edge as the `d` of a path; `label` stands at its beginning."""
+    """An edge as the `d` of a path; `label` ends where the line comes to its first place, apart from others'."""
 
     path: str
     label: str | None
@@ -131,6 +131,4 @@ def _line(way: Sequence[_Place], label: str | None) -> Line:
         if place.node is None:
             x += BOX_WIDTH
             path.append(f"L{x} {y}")
-    return Line(
-        " ".join(path), label, _left(way[0].level) + BOX_WIDTH + 6, way[0].middle + (-6 if label != "false" else 16)
-    )
+    return Line(" ".join(path), label, _left(way[1].level) - 10, way[1].middle - 6)
