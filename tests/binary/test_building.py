@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import ssl
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
+import certifi
 import pytest
 import yaml
 from agent_binary import build, entry
@@ -66,6 +68,26 @@ def test_the_environment_is_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> 
     assert os.environ["LD_LIBRARY_PATH"] == "/theirs"
     assert not [name for name in os.environ if name.startswith(("_PYI", "VESPID_AGENT_STARTED_AS", "LD_LIBRARY_PATH_"))]
     assert sys.executable == "/usr/local/bin/vespid-agent"
+
+
+def test_authorities_are_found_where_the_system_keeps_them_and_else_are_those_that_came_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nowhere = ssl.DefaultVerifyPaths(None, None, "SSL_CERT_FILE", "/no/cert.pem", "SSL_CERT_DIR", "/no/certs")
+    monkeypatch.setattr("ssl.get_default_verify_paths", lambda: nowhere)
+    monkeypatch.setenv("SSL_CERT_FILE", "")
+    kept = tmp_path / "bundle.pem"
+    monkeypatch.setattr(entry, "_AUTHORITIES", ("/no/such.pem", str(kept)))
+    entry.find_authorities()
+    assert os.environ["SSL_CERT_FILE"] == certifi.where()
+    kept.write_text("")
+    entry.find_authorities()
+    assert os.environ["SSL_CERT_FILE"] == str(kept)
+    found = nowhere._replace(cafile="/theirs.pem")
+    monkeypatch.setattr("ssl.get_default_verify_paths", lambda: found)
+    monkeypatch.setenv("SSL_CERT_FILE", "/theirs.pem")
+    entry.find_authorities()
+    assert os.environ["SSL_CERT_FILE"] == "/theirs.pem"
 
 
 def test_the_release_builds_every_platform_by_the_same_command_and_uploads_what_the_runbook_names() -> None:
