@@ -98,6 +98,11 @@ class Agent:
         return sum(entry.state is states.State.FINISHED for entry in self.peer.entries.values())
 
     @property
+    def events_bytes(self) -> int:
+        """Of events that may still have to be sent."""
+        return self._events.size
+
+    @property
     def at_work(self) -> int:
         """How many requests and turns are not over."""
         return len(self.runner) + len(self.sessions.turns)

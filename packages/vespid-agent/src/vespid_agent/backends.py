@@ -50,6 +50,8 @@ class Backends:
         self.found: dict[str, Backend] = {}
         # By name of the others: why not and what to do.
         self._missing: dict[str, str] = {}
+        # By name: what the last look at each said.
+        self.states: dict[str, Availability] = {}
 
     @property
     def default(self) -> str:
@@ -65,6 +67,7 @@ class Backends:
         for backend in self._known:
             refused = self._refused.get(backend.name)
             state = Availability(False, refused) if refused else await backend.available()
+            self.states[backend.name] = state
             if state.ok:
                 self._have(backend, state)
             else:

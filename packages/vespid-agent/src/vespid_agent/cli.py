@@ -1,7 +1,16 @@
-"""`vespid-agent connect | start | status`: words for people, exit codes for scripts.
+"""`vespid-agent connect | start | status | doctor | logs | service`: words for people, exit codes for scripts.
 
-0 stopped as asked · 1 the gateway refused this identity for good · 2 wrong usage or settings
-3 pairing failed · 4 no usable config, journal, or another process runs as this executor
+  0  stopped as asked · done · `status`: it runs · `doctor`: nothing failed
+  1  the gateway refused this identity for good · `doctor`: something failed · `service`: the system refused
+  2  wrong usage or settings
+  3  pairing failed
+  4  no usable config or journal, or another process runs as this executor · `status`: it does not run
+  5  `status`: its process is there and does not answer
+  6  `status`: it runs, and has had no link for ten seconds or more
+ 70  a fault of the agent itself: starting it again is right
+130  interrupted (`status --watch`, `logs -f`)
+
+What a command needs is imported by that command: the others do not wait for it.
 """
 
 from __future__ import annotations
@@ -12,49 +21,40 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from vespid_agent import __version__, config
+from vespid_agent import __version__, config, files
 from vespid_agent.config import AgentConfig, ConfigError
-from vespid_agent.lock import IdentityTaken, holder
-from vespid_agent.network import NetworkMisconfigured, http_session
-from vespid_agent.pairing import PairingFailed, pair
+from vespid_agent.console import err, fail, out, plain, warn
+from vespid_agent.exit_code import ExitCode
+from vespid_agent.service.cli import app as service_app
 from vespid_agent.settings import AgentSettings, SettingInvalid, split_tags
 
 if TYPE_CHECKING:
     from vespid_runtime.engines.engine import Engine
 
-app = typer.Typer(
-    name="vespid-agent", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
-)
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+# As it stands above: \b keeps the lines of a paragraph.
+_HELP = (__doc__ or "").replace("\n\n", "\n\n\b\n")
 
-
-class ExitCode(IntEnum):
-    STOPPED = 0
-    REFUSED = 1
-    USAGE = 2
-    PAIRING = 3
-    IDENTITY = 4
-
+app = typer.Typer(name="vespid-agent", no_args_is_help=True, pretty_exceptions_enable=False, help=_HELP)
+app.add_typer(service_app, name="service")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Where the agent's identity is kept (default ~/.vespid/agent.json).")
 ]
 
 
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
-        _out.print(__version__)
+        out.print(__version__)
         raise typer.Exit
 
 
@@ -87,6 +87,9 @@ def connect(
     config_file: ConfigOption = None,
 ) -> None:
     """Pair this machine with an organization, then start."""
+    from vespid_agent.network import NetworkMisconfigured
+    from vespid_agent.pairing import PairingFailed
+
     settings = _settings()
     path = config.config_path(config_file)
     reported = split_tags(tags) if tags is not None else settings.tags
@@ -94,13 +97,13 @@ def connect(
     try:
         identity = asyncio.run(_pair(settings, path, api_base, pairing_token, asked, reported, gateway_ws_url))
     except PairingFailed as failed:
-        _err.print(f"[red]Pairing failed:[/red] {_plain(failed)}\n{_plain(failed.advice)}")
+        err.print(f"[red]Pairing failed:[/red] {plain(failed)}\n{plain(failed.advice)}")
         raise typer.Exit(ExitCode.PAIRING) from None
     except NetworkMisconfigured as error:
-        _fail(ExitCode.USAGE, str(error))
+        fail(ExitCode.USAGE, str(error))
     except ConfigError as error:
-        _fail(ExitCode.IDENTITY, str(error))
-    _out.print(f"Paired as [bold]{_plain(identity.name)}[/bold] ({identity.executor_id}); config in {path}")
+        fail(ExitCode.IDENTITY, str(error))
+    out.print(f"Paired as [bold]{plain(identity.name)}[/bold] ({identity.executor_id}); config in {path}")
     _run(identity, settings, path, context.obj or ())
 
 
@@ -116,16 +119,23 @@ def start(
     api_base: Annotated[str | None, typer.Option("--api-base")] = None,
     name: Annotated[str | None, typer.Option("--name")] = None,
     tags: Annotated[str | None, typer.Option("--tags")] = None,
+    env_file: Annotated[
+        Path | None, typer.Option("--env-file", help="Variables to add to the environment, one NAME=value per line.")
+    ] = None,
+    log_to: Annotated[str, typer.Option("--log-to", help="both (stderr and the log file) or file.")] = "both",
     config_file: ConfigOption = None,
 ) -> None:
     """Connect and work until stopped. SIGTERM lets running work finish; a second one does not."""
+    _take_env_file(env_file)
     settings = _settings()
     path = config.config_path(config_file)
+    if log_to not in ("both", "file"):
+        fail(ExitCode.USAGE, f"--log-to is {log_to!r}; it must be both or file")
     if pool == "managed":
         given = {"--executor-id": executor_id, "--executor-token": executor_token, "--gateway-ws-url": gateway_ws_url}
         missing = [option for option, value in given.items() if not value]
         if missing:
-            _fail(ExitCode.USAGE, f"--pool managed also needs {', '.join(missing)}")
+            fail(ExitCode.USAGE, f"--pool managed also needs {', '.join(missing)}")
         identity = AgentConfig(
             executor_id=executor_id or "",
             executor_token=executor_token or "",
@@ -135,57 +145,83 @@ def start(
         )
     elif pool == "byon":
         try:
-            identity = config.load(path, _warn)
+            identity = config.load(path, warn)
         except ConfigError as error:
-            _fail(ExitCode.IDENTITY, str(error))
+            fail(ExitCode.IDENTITY, str(error))
         if gateway_ws_url:
             identity = msgspec.structs.replace(identity, gateway_ws_url=gateway_ws_url)
     else:
-        _fail(ExitCode.USAGE, f"--pool is {pool!r}; it must be byon or managed")
+        fail(ExitCode.USAGE, f"--pool is {pool!r}; it must be byon or managed")
     if name:
         identity = msgspec.structs.replace(identity, name=name)
     reported = split_tags(tags) if tags is not None else (settings.tags or identity.tags)
-    _run(msgspec.structs.replace(identity, tags=reported), settings, path, context.obj or ())
+    _run(msgspec.structs.replace(identity, tags=reported), settings, path, context.obj or (), log_to)
 
 
 @app.command()
-def status(config_file: ConfigOption = None) -> None:
-    """Who this agent is and whether it runs. Exit code 0 when it does, 4 when not."""
+def status(
+    executor_id: Annotated[
+        str | None, typer.Option("--executor-id", help="Of an agent without a config, like those of the managed pool.")
+    ] = None,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again whenever it has changed, until Ctrl-C.")] = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Who this agent is, whether it runs, and how each of its duties stands."""
+    from vespid_agent.status import command
+
     path = config.config_path(config_file)
+    identity = None if executor_id else _identity(path)
+    asked = command.Asked(path, executor_id or "", identity, as_json)
+    raise typer.Exit(command.watch(asked) if watch else command.show(asked))
+
+
+@app.command()
+def doctor(
+    api_base: Annotated[str | None, typer.Option("--api-base", help="Try this address of the API.")] = None,
+    gateway_ws_url: Annotated[str | None, typer.Option("--gateway-ws-url", help="Try this gateway.")] = None,
+    env_file: Annotated[
+        Path | None, typer.Option("--env-file", help="With the variables of a service (service.env).")
+    ] = None,
+    as_json: JsonOption = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Look for what keeps this agent from working: cause and mend of each. Changes nothing, and disturbs no agent."""
+    from vespid_agent.doctor import command
+
+    _take_env_file(env_file)
+    path = config.config_path(config_file)
+    raise typer.Exit(asyncio.run(command.run(path, os.environ, api_base, gateway_ws_url, as_json=as_json)))
+
+
+@app.command()
+def logs(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="And what comes, until Ctrl-C.")] = False,
+    count: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines.")] = 50,
+    request_id: Annotated[
+        str | None, typer.Option("--request", help="Only those of this request, or of all requests of this run.")
+    ] = None,
+    executor_id: Annotated[str | None, typer.Option("--executor-id", help="Of an agent without a config.")] = None,
+    as_json: JsonOption = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """What the agent has logged, also while nobody watched."""
+    from vespid_agent import log_reading
+
+    path = config.config_path(config_file)
+    newest = files.log_path(path, executor_id or _identity(path).executor_id)
+    wants = log_reading.wanted(request_id)
+    show = (lambda line: line.decode("utf-8", "replace").rstrip("\n")) if as_json else log_reading.shown
     try:
-        identity = config.load(path, _warn)
-    except ConfigError as error:
-        _fail(ExitCode.IDENTITY, str(error))
-    pid = holder(lock_path(path, identity.executor_id))
-    table = Table(box=None, show_header=False, pad_edge=False)
-    rows = {
-        "name": identity.name,
-        "executor": identity.executor_id,
-        "organization": identity.organization_id or "",
-        "gateway": identity.gateway_ws_url,
-        "tags": ", ".join(identity.tags),
-        "config": str(path),
-        "process": "not running" if pid is None else f"running (pid {pid})",
-    }
-    for key, value in rows.items():
-        table.add_row(key, _plain(value))
-    _out.print(table)
-    raise typer.Exit(ExitCode.IDENTITY if pid is None else ExitCode.STOPPED)
+        for line in log_reading.read(newest, count, wants, follow=follow):
+            typer.echo(show(line))
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def main(more_engines: Sequence[Engine] = ()) -> None:
     """The console script. `more_engines`: offered beside those of every agent."""
     app(obj=tuple(more_engines))
-
-
-def lock_path(config_file: Path, executor_id: str) -> Path:
-    return state_path(config_file, executor_id).with_suffix(".lock")
-
-
-def state_path(config_file: Path, executor_id: str) -> Path:
-    """The journal: beside the config, one per executor."""
-    safe = "".join(c for c in executor_id if c.isalnum() or c in "-_")[:64]
-    return config_file.parent / f"journal-{safe}.sqlite"
 
 
 async def _pair(
@@ -198,6 +234,8 @@ async def _pair(
     gateway_ws_url: str | None,
 ) -> AgentConfig:
     from vespid_agent.capabilities import describe
+    from vespid_agent.network import http_session
+    from vespid_agent.pairing import pair
 
     config.check_writable(path)  # before the token is spent
     async with http_session(settings.tls_ca_file) as session:
@@ -214,32 +252,60 @@ async def _pair(
     return identity
 
 
-def _run(identity: AgentConfig, settings: AgentSettings, path: Path, more_engines: Sequence[Engine]) -> NoReturn:
+def _run(
+    identity: AgentConfig, settings: AgentSettings, path: Path, more_engines: Sequence[Engine], log_to: str = "both"
+) -> NoReturn:
     from vespid_agent.backends import ManagedPoolUnsafe
     from vespid_agent.journal import JournalError
     from vespid_agent.link import Refused
+    from vespid_agent.lock import IdentityTaken
+    from vespid_agent.log_file import LogFile
     from vespid_agent.logs import configure
+    from vespid_agent.network import NetworkMisconfigured
     from vespid_agent.process import run_agent
 
-    configure(settings.log_level)
-    journal = state_path(path, identity.executor_id)
+    log_bytes = settings.log_file_mb * 1024 * 1024
+    log_file = LogFile(files.log_path(path, identity.executor_id), log_bytes) if log_bytes else None
+    configure(settings.log_level, log_file, to_stderr=log_to == "both")
+    journal = files.journal_path(path, identity.executor_id)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            lock = lock_path(path, identity.executor_id)
-            reread = partial(config.token_of, path, identity.executor_id, _warn)
+            lock = files.lock_path(path, identity.executor_id)
+            status = files.status_path(path, identity.executor_id)
+            reread = partial(config.token_of, path, identity.executor_id, warn)
             run = run_agent(
-                identity, settings, journal, lock, os.environ, reread_token=reread, more_engines=more_engines
+                identity, settings, journal, lock, status, os.environ, reread_token=reread, more_engines=more_engines
             )
             runner.run(run)
     except Refused as refused:
-        _fail(ExitCode.REFUSED, str(refused))
+        _end(ExitCode.REFUSED, str(refused))
     except (NetworkMisconfigured, ManagedPoolUnsafe) as error:
-        _fail(ExitCode.USAGE, str(error))
+        _end(ExitCode.USAGE, str(error))
     except (JournalError, IdentityTaken) as error:
-        _fail(ExitCode.IDENTITY, str(error))
+        _end(ExitCode.IDENTITY, str(error))
     except OSError as error:
-        _fail(ExitCode.IDENTITY, f"{journal.parent} cannot be used: {error}")
+        _end(ExitCode.IDENTITY, f"{journal.parent} cannot be used: {error}")
+    except Exception as error:  # noqa: BLE001  (told with its trace; what it ends with tells a service to start again)
+        _crash(error)
     sys.exit(ExitCode.STOPPED)
+
+
+def _end(code: ExitCode, reason: str) -> NoReturn:
+    """The last words, also for who reads the log of a service."""
+    from vespid_agent.logs import get_logger
+
+    get_logger("agent").error("ended", status=int(code), reason=reason)
+    fail(code, reason)
+
+
+def _crash(error: Exception) -> NoReturn:
+    import traceback
+
+    from vespid_agent.logs import get_logger
+
+    get_logger("agent").error("crashed", error=type(error).__name__, exc_info=error)
+    err.print(plain("".join(traceback.format_exception(error))))
+    raise typer.Exit(ExitCode.FAULT)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -255,18 +321,22 @@ def _settings() -> AgentSettings:
     try:
         return AgentSettings.from_env(os.environ)
     except SettingInvalid as error:
-        _fail(ExitCode.USAGE, str(error))
+        fail(ExitCode.USAGE, str(error))
 
 
-def _warn(warning: str) -> None:
-    _err.print(f"[yellow]{_plain(warning)}[/yellow]")
+def _identity(path: Path) -> AgentConfig:
+    try:
+        return config.load(path, warn)
+    except ConfigError as error:
+        fail(ExitCode.IDENTITY, str(error))
 
 
-def _fail(code: ExitCode, message: str) -> NoReturn:
-    _err.print(f"[red]vespid-agent:[/red] {_plain(message)}")
-    raise typer.Exit(code)
+def _take_env_file(path: Path | None) -> None:
+    if path is None:
+        return
+    from vespid_agent.service.env_file import EnvFileInvalid, read
 
-
-def _plain(text: object) -> str:
-    """Text from outside, so that square brackets in it are not taken for colours."""
-    return str(text).replace("[", "\\[")
+    try:
+        os.environ.update(read(path.expanduser()))
+    except EnvFileInvalid as error:
+        fail(ExitCode.USAGE, str(error))

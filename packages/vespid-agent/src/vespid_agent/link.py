@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from typing import NamedTuple
 
 import aiohttp
 
@@ -47,6 +48,16 @@ _ADVICE = {
 }
 
 
+class Standing(NamedTuple):
+    """How the link stands, for people."""
+
+    is_up: bool
+    # Epoch ms: since when it is up, or down.
+    since_ms: int
+    # Why it is down; None while it is up, and before the first attempt has ended.
+    trouble: str | None
+
+
 # A token was rotated: the config may hold the new one by now.
 _TOKEN_CODES = ("4401", "EXECUTOR_TOKEN_INVALID")
 
@@ -70,6 +81,7 @@ class Link:
         self.outbox: Outbox | None = None
         # Set while a socket is up.
         self.up = asyncio.Event()
+        self.standing = Standing(False, epoch_ms(), None)
         self._session = session
         self._url = url
         self._token = token
@@ -164,9 +176,11 @@ class Link:
             except HandshakeRefused as refused:
                 after_ms = None if refused.retry_after_s is None else int(refused.retry_after_s * 1000)
                 self._carry(self._peer.refused(refused.code, str(refused), after_ms))
+                self._is_down(f"refused: {refused}")
                 self._log.warning("refused", status=refused.status, code=refused.code, retry_in_ms=self._delay_ms)
             except SocketFailed as failed:
                 self._carry(self._peer.refused(None, str(failed)))
+                self._is_down(str(failed))
                 self._log.warning("unreachable", error=str(failed), retry_in_ms=self._delay_ms)
             self._raise_if_final()
 
@@ -183,6 +197,7 @@ class Link:
         self._log.info("connected", url=self._url)
         self._carry(self._peer.opened(self._monotonic_ms(), epoch_ms()))
         self.up.set()
+        self.standing = Standing(True, epoch_ms(), None)
         reader = asyncio.create_task(self._read(socket), name="link reader")
         tasks: list[asyncio.Task[Closed | None]] = [
             reader,
@@ -205,9 +220,14 @@ class Link:
             return successor
         told = next((end for end in ends if end is not None), Closed(code, reason))
         self._carry(self._peer.closed(told.code, told.reason, self.look_at_clock()))
+        self._is_down(f"closed: {told.code} {told.reason}".rstrip())
         self._log.warning("disconnected", code=told.code, reason=told.reason, retry_in_ms=self._delay_ms)
         self._raise_if_final()
         return None
+
+    def _is_down(self, trouble: str) -> None:
+        since_ms = epoch_ms() if self.standing.is_up else self.standing.since_ms
+        self.standing = Standing(False, since_ms, trouble)
 
     async def _read(self, socket: Socket) -> Closed:
         peer, carry = self._peer, self._carry

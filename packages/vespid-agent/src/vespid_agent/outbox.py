@@ -65,6 +65,11 @@ class Outbox:
         """Returns when less than a large frame's worth of bytes waits: for who has much to send and can wait."""
         await self._room.wait()
 
+    @property
+    def size(self) -> int:
+        """Bytes of results and answers that wait."""
+        return self._bytes
+
     def __len__(self) -> int:
         return len(self._frames)
 

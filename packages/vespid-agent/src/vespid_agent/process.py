@@ -44,6 +44,7 @@ from vespid_agent.sessions.tools import ToolPolicy
 from vespid_agent.sessions.turns import Turns
 from vespid_agent.sessions.workspaces import Workspaces
 from vespid_agent.settings import AgentSettings
+from vespid_agent.status.teller import Duties, Teller
 from vespid_agent.tools.connector import ConnectorSource
 from vespid_agent.tools.kit import Kit
 from vespid_agent.tools.memory import MemorySource
@@ -72,6 +73,7 @@ async def run_agent(
     settings: AgentSettings,
     journal_path: Path,
     lock_path: Path,
+    status_path: Path,
     environment: Mapping[str, str],
     *,
     monotonic_ms: MonotonicMs = suspend_aware_ms,
@@ -88,7 +90,9 @@ async def run_agent(
     _listen_to_signals(stop, hurry)
     lock = IdentityLock(lock_path)
     lock.take()
+    teller = Teller(status_path, config.executor_id, monotonic_ms, log)
     try:
+        teller.begin()
         journal = Journal.open(journal_path, config.executor_id)
         await journal.start()
         try:
@@ -158,7 +162,17 @@ async def run_agent(
                     agent.carry(agent.peer.update(msgspec.structs.replace(agent.peer.identity, capabilities=can)))
 
                 offer_what_is_found()
+                told = Duties(
+                    agent=agent,
+                    url=config.gateway_ws_url,
+                    journal=journal_path,
+                    backends=backends,
+                    tools=own_tools,
+                    offered=lambda: programs.offered(serving.engines.ids),
+                    programs=lambda: programs.states,
+                )
                 duties = [
+                    asyncio.create_task(teller.run(told), name="status"),
                     asyncio.create_task(retention.run(), name="workdirs"),
                     asyncio.create_task(backends.watch(offer_what_is_found), name="backends"),
                     asyncio.create_task(programs.watch(offer_what_is_found), name="programs"),
@@ -168,6 +182,7 @@ async def run_agent(
         finally:
             await journal.stop()
     finally:
+        teller.end()
         lock.release()
 
 

@@ -80,6 +80,8 @@ class _Item:
     digest: bytes
     deadline_ms: int
     lease_epoch: int
+    # Epoch ms.
+    since_ms: int
     redactor: Redactor
     seq: int = 0
     # Why it is to stop.
@@ -122,6 +124,10 @@ class Runner:
         """How many requests are not finished."""
         return len(self._items)
 
+    def in_flight(self) -> list[tuple[Execute, int]]:
+        """Each request that is not finished, and since when (epoch ms) it is here."""
+        return [(item.order, item.since_ms) for item in self._items.values()]
+
     def start(self, order: Execute) -> None:
         """Begin a request that is not in flight."""
         secrets = list((order.secrets or {}).values())
@@ -132,6 +138,7 @@ class Runner:
             digest=hashlib.sha256(order.payload).digest(),
             deadline_ms=self._monotonic_ms() + (order.timeout_ms or DEFAULT_TIMEOUT_MS),
             lease_epoch=order.lease_epoch or 0,
+            since_ms=epoch_ms(),
             redactor=Redactor(secrets) if secrets else NO_SECRETS,
         )
         self._items[order.request_id] = item

@@ -41,6 +41,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Setting("VESPID_AGENT_LOG_LEVEL", "How much is logged.")
     ] = "info"
+    log_file_mb: Annotated[
+        int,
+        Setting("VESPID_AGENT_LOG_FILE_MB", "How much of its log is kept beside the config; 0: nothing.", 0, 10_240),
+    ] = 40
     tls_ca_file: Annotated[
         Path | None,
         Setting("VESPID_AGENT_TLS_CA_FILE", "PEM bundle that is trusted beside the system's, for a private CA."),

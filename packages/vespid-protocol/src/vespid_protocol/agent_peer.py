@@ -100,6 +100,8 @@ class AgentPeer:
         self.welcome: Welcome | None = None
         # Takes nothing new.
         self.draining: Draining | None = None
+        # Between the last ping that was answered on this socket and its answer.
+        self.round_trip_ms: int | None = None
         self._open_sessions = open_sessions
         self._trust = Trust()
         self._comeback = Comeback(random)
@@ -131,6 +133,7 @@ class AgentPeer:
         """A socket is up. `epoch_ms` is the wall clock's, for the `ts` of pings."""
         self.is_open = True
         self.welcome = None
+        self.round_trip_ms = None
         self._epoch_offset = epoch_ms - now
         self._last_heard = self._hello_at = now
         self._next_ping = now + HEARTBEAT_MS
@@ -215,6 +218,11 @@ class AgentPeer:
     def in_flight(self) -> int:
         """How many requests are accepted or running."""
         return self.entries.active
+
+    @property
+    def heard_at(self) -> int:
+        """When the gateway last gave a sign of life on this socket."""
+        return self._last_heard
 
     @property
     def trusted_until(self) -> int | None:
@@ -312,6 +320,8 @@ class AgentPeer:
 
     def _pong(self, frame: Pong, now: int) -> Effects:
         sent = self._trust.answered(frame.ts)
+        if sent is not None:
+            self.round_trip_ms = now - sent
         if sent is not None and self.welcome is not None:
             self._trust.renew(sent, self.welcome.lease_ms)
         return _NOTHING

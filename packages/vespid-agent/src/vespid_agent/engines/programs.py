@@ -28,6 +28,10 @@ class Programs:
         """Before the first hello: what was known when this agent last ran. Blocks on the disk."""
         self._probe.recall()
 
+    async def look(self) -> bool:
+        """Try each once, for who does not `watch`. Whether anything is other than before."""
+        return await self._probe.look()
+
     @property
     def states(self) -> tuple[EngineState, ...] | None:
         """For hello; None: not known yet."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol, TypeAlias
 
-from vespid_agent.clock import MonotonicMs
+from vespid_agent.clock import MonotonicMs, epoch_ms
 from vespid_agent.journal import Entry, EntryState, Journal, JournalError
 from vespid_agent.logs import Logger
 from vespid_agent.marks import Marks
@@ -102,6 +102,8 @@ class Turn:
     # Its gateway spoke v2: it knows by itself when this agent is lost.
     is_v2: bool
     deadline_ms: int | None = None
+    # Epoch ms.
+    since_ms: int = field(default_factory=epoch_ms)
     # What takes back what it changed in memory, should its answer not be wanted.
     undo: tuple[MemoryDocument, ...] = ()
     # Why it is to stop.
@@ -148,6 +150,10 @@ class Turns:
     def of(self, session_id: str) -> list[Turn]:
         """Those of a session, the running one first."""
         return [turn for turn in self._turns.values() if turn.order.session_id == session_id]
+
+    def in_flight(self) -> list[tuple[SessionTurn, int]]:
+        """Each turn that is not over, and since when (epoch ms) it is here."""
+        return [(turn.order, turn.since_ms) for turn in self._turns.values()]
 
     def busy(self) -> set[str]:
         """The sessions that have any."""

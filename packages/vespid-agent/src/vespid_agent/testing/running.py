@@ -58,6 +58,7 @@ class InProcessAgent:
         self.pool: Pool = pool
         self.home = home
         self.journal = home / "journal.sqlite"
+        self.status = home / "status.json"
         self._settings = settings or AgentSettings(drain_ms=0)
         self._environment = environment or {}
         self._engines = tuple(engines)
@@ -73,6 +74,7 @@ class InProcessAgent:
             settings,
             self.journal,
             lock,
+            self.status,
             self._environment,
             monotonic_ms=self._monotonic_ms,
             jitter=lambda: 0.0,

@@ -202,7 +202,9 @@ async def envelope(
         response = _json({"code": "BODY_TOO_LARGE", "message": f"At most {BODY_MAX_BYTES} bytes."}, 413)
     except web.HTTPException as error:
         code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status, "BAD_REQUEST")
-        response = _json({"code": code, "message": error.reason}, error.status)
+        # Of an upgrade that is not one, what it lacks: a proxy may have taken it away (`vespid-agent doctor` reads it).
+        said = (error.text if error.status == 400 else None) or error.reason
+        response = _json({"code": code, "message": said}, error.status)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
     except (ConnectionResetError, ConnectionAbortedError):

@@ -1,0 +1,1 @@
+"""What a running agent tells of itself, and how another process of its user reads it."""
