@@ -38,8 +38,10 @@ async def examine(asked: Asked) -> AsyncIterator[Finding]:
     identity, about = machine.identity(asked.config_file)
     for finding in about:
         yield finding
-    if identity is not None:
-        yield await asyncio.to_thread(machine.journal, asked.config_file, identity)
+    reading = None if identity is None else await asyncio.to_thread(read, asked.config_file, identity.executor_id)
+    if identity is not None and reading is not None:
+        yield machine.process(reading)
+        yield await asyncio.to_thread(machine.journal, asked.config_file, identity, reading)
     yield machine.disk("disk", asked.config_file.parent)
     yield machine.disk("workdir", settings.workdir_root)
     for finding in (*machine.descriptors(), *machine.ca_file(settings)):
@@ -50,9 +52,7 @@ async def examine(asked: Asked) -> AsyncIterator[Finding]:
         yield finding
     async for finding in work.engines(settings, identity or _NOBODY, asked.environment):
         yield finding
-    if identity is not None:
-        reading = await asyncio.to_thread(read, asked.config_file, identity.executor_id)
-        yield machine.process(reading)
+    if reading is not None:
         for finding in machine.tools(reading):
             yield finding
 

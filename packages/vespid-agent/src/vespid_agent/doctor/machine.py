@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -23,6 +24,8 @@ GIB = 1024**3
 # Below, the agent may be unable to journal soon; it declines work then.
 FULL_BYTES = 64 * 1024 * 1024
 SCARCE_BYTES = GIB
+# Of a journal; a larger one takes too long.
+CHECKED_MAX_BYTES = 256 * 1024 * 1024
 # Each running task holds some; the link, the journal and servers of tools a few more.
 DESCRIPTORS_MIN = 1024
 
@@ -54,8 +57,8 @@ def _folder(folder: Path) -> Iterator[Finding]:
         yield warn("folder", f"{folder} can be written by others (mode {mode:04o}): they can replace its files", mend)
 
 
-def journal(config_file: Path, who: AgentConfig) -> Finding:
-    """Whether it can be opened and written. It is only read: the running agent may have it."""
+def journal(config_file: Path, who: AgentConfig, reading: Reading) -> Finding:
+    """Whether it can be read and written. One that is in use is judged by the process that uses it."""
     path = files.journal_path(config_file, who.executor_id)
     try:
         with tempfile.NamedTemporaryFile(prefix=".doctor.", dir=path.parent) as probe:
@@ -67,18 +70,38 @@ def journal(config_file: Path, who: AgentConfig) -> Finding:
         return ok("journal", f"{path} is made at the first start")
     if not os.access(path, os.W_OK):
         return fail("journal", f"{path} cannot be written", f"Give it to the agent's user: chown <user> '{path}'")
-    try:
-        opened = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2)
+    size = path.stat().st_size
+    said = f"{path}, {size // 1024} KiB"
+    if reading.verdict is not Verdict.STOPPED:
+        kept = None if reading.state is None else reading.state.journal
+        if kept is not None and not kept.healthy:
+            return fail("journal", f"{said}: the running agent cannot write it", "Make room on the disk.")
+        return ok("journal", f"{said}, in use by the running agent")
+    if size > CHECKED_MAX_BYTES:
+        return ok("journal", f"{said}, too large to be looked through here")
+    damage = _damage(path)
+    if damage is not None:
+        mend = "Move the file away: the agent starts with a new memory (docs/agent.md)."
+        return fail("journal", f"{path} is damaged: {damage}", mend)
+    return ok("journal", f"{said}, intact")
+
+
+def _damage(path: Path) -> str | None:
+    """Of a copy: an agent that starts meanwhile finds its file free."""
+    with tempfile.TemporaryDirectory(prefix="vespid-doctor-") as folder:
+        copy = Path(folder) / path.name
         try:
-            (said,) = opened.execute("pragma quick_check(1)").fetchone()
-        finally:
-            opened.close()
-    except sqlite3.Error as error:
-        said = str(error)
-    if said != "ok":
-        mend = "Stop the agent and move the file away: it starts with a new memory (docs/agent.md)."
-        return fail("journal", f"{path} is damaged: {said}", mend)
-    return ok("journal", f"{path}, {path.stat().st_size // 1024} KiB, intact")
+            for suffix in ("", "-wal"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+            opened = sqlite3.connect(copy)
+            try:
+                (said,) = opened.execute("pragma quick_check(1)").fetchone()
+            finally:
+                opened.close()
+        except (OSError, sqlite3.Error) as error:
+            return str(error)
+    return None if said == "ok" else str(said)
 
 
 def disk(check: str, folder: Path) -> Finding:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 import typer
-from rich.table import Table
 
 from vespid_agent.config import AgentConfig
 from vespid_agent.console import out, plain
@@ -72,10 +71,8 @@ def _print(asked: Asked, reading: Reading) -> None:
     if asked.as_json:
         typer.echo(_json(asked, reading))
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
     for duty, words in (*_identity(asked), *lines(reading)):
-        table.add_row(duty, plain(words))
-    out.print(table)
+        out.print(f"{duty:<12}  {plain(words)}")
 
 
 def _identity(asked: Asked) -> list[Line]:

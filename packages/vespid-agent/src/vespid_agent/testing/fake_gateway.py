@@ -147,6 +147,7 @@ class FakeGateway:
         app = web.Application()
         app.add_routes(
             [
+                web.get("/healthz", self._healthz),
                 web.get("/ws/executor", self._serve),
                 web.get("/ws", self._serve),
                 web.post("/v1/agents/pair", self._pair),
@@ -240,7 +241,10 @@ class FakeGateway:
         if self.faults.refuse_status is not None or request.headers.get("Authorization") != f"Bearer {self.token}":
             return self._refusal(self.faults.refuse_status or 401)
         ws = web.WebSocketResponse(max_msg_size=4 * self.max_frame_bytes, autoping=False)
-        await ws.prepare(request)
+        try:
+            await ws.prepare(request)
+        except web.HTTPBadRequest as error:
+            return web.json_response({"code": "BAD_REQUEST", "message": error.text}, status=400)
         connection = Connection(self, ws, next(self._epochs))
         self.connections.append(connection)
         try:
@@ -308,6 +312,9 @@ class FakeGateway:
     def _refusal(self, status: int) -> web.Response:
         headers = {"Retry-After": str(self.faults.retry_after_s)} if self.faults.retry_after_s is not None else {}
         return web.json_response({"code": "REFUSED", "message": "as told"}, status=status, headers=headers)
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.json_response({"ok": True})
 
     async def _pair(self, request: web.Request) -> web.Response:
         body = await request.json()
