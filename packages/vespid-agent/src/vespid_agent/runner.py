@@ -294,6 +294,14 @@ class Runner:
                 return
             self._forget(item)
             if standing is None:
+                self._log.info(
+                    "request_ended",
+                    request_id=request_id,
+                    kind=item.order.kind[:64],
+                    status=result.status,
+                    error=result.error,
+                    ms=epoch_ms() - item.since_ms,
+                )
                 self._desk.ended(result, frame)
             else:
                 self._desk.known(standing)

@@ -65,7 +65,7 @@ def test_launchd_reads_back_every_word(tmp_path: Path) -> None:
 def test_task_scheduler_reads_back_every_word(tmp_path: Path) -> None:
     service = odd(tmp_path)
     space = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"
-    root = ElementTree.fromstring(windows.task_of(service))  # noqa: S314  (made above)
+    root = ElementTree.fromstring(windows.task_of(service))
     (run,) = root.iter(f"{space}Exec")
     assert run.findtext(f"{space}Command") == service.program[0]
     words = [*service.command[1:], "--log-to", "file"]
@@ -76,13 +76,14 @@ def test_task_scheduler_reads_back_every_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize("known", [USER, SYSTEM])
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, known: Service) -> None:
     service = odd(tmp_path)
-    service = dataclasses.replace(service, scope=known.scope, is_walled=known.is_walled, user="nobody")
-    program = Path(service.program[0])
+    service = dataclasses.replace(service, scope=known.scope, is_walled=known.is_walled, user="root")
+    program = tmp_path / "a b%h $HOME ${x} & <i> ;" / "run me"
+    service = dataclasses.replace(service, program=(str(program),))
     program.parent.mkdir()
     shutil.copy("/bin/true", program)
     unit = tmp_path / "vespid-agent.service"
     unit.write_text(systemd.unit_of(service))
-    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)  # noqa: S607
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     assert (done.returncode, [line for line in done.stderr.splitlines() if "vespid-agent" in line]) == (0, [])
 
 
@@ -90,6 +91,11 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, known: Servic
 def test_what_could_end_a_line_of_a_definition_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ServiceInvalid):
         dataclasses.replace(USER, **change)  # type: ignore[arg-type]
+
+
+def test_program_that_systemd_would_not_start_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ServiceInvalid, match="quote"):
+        systemd.unit_of(odd(tmp_path))
 
 
 def test_the_end_has_longer_than_the_drain() -> None:

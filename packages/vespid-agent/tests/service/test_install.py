@@ -18,7 +18,7 @@ SYSTEMCTL = """#!/bin/sh
 echo "$@" >>"$TOLD"
 [ "$1 $2" != "--user $REFUSES" ] || { echo 'Failed to do that: no such thing' >&2; exit 3; }
 """
-ME = AgentConfig(executor_id="e", executor_token="t", gateway_ws_url="ws://x/ws", api_base_url="http://x")  # noqa: S106
+ME = AgentConfig(executor_id="e", executor_token="t", gateway_ws_url="ws://x/ws", api_base_url="http://x")
 
 
 class Machine:

@@ -22,7 +22,7 @@ from yarl import URL
 
 from vespid_agent.doctor import certificates
 from vespid_agent.doctor.finding import Finding, Level, fail, ok, warn
-from vespid_agent.network import NetworkMisconfigured, http_session, proxy_for
+from vespid_agent.network import NetworkMisconfigured, http_session, proxy_for, tls_context
 from vespid_agent.settings import AgentSettings
 
 # For each step.
@@ -60,7 +60,6 @@ class Answer:
     status: int
     body: bytes
     date: str | None
-    certificate: dict[str, object]
     # Of the local clock, between question and answer.
     asked_s: float
 
@@ -68,13 +67,13 @@ class Answer:
 async def findings(targets: list[Target], settings: AgentSettings) -> AsyncIterator[Finding]:
     """Line by line. A step that fails is the last of its target."""
     try:
-        session = http_session(settings.tls_ca_file)
+        session, tls = http_session(settings.tls_ca_file), tls_context(settings.tls_ca_file)
     except NetworkMisconfigured:
         return  # the line of the CA file says so
     skews: list[Finding] = []
     async with session:
         for target in targets:
-            async for finding in _Way(target, session, skews).findings():
+            async for finding in _Way(target, session, tls, skews).findings():
                 yield finding
     if skews:
         yield skews[0]
@@ -83,9 +82,12 @@ async def findings(targets: list[Target], settings: AgentSettings) -> AsyncItera
 class _Way:
     """To one target."""
 
-    def __init__(self, target: Target, session: aiohttp.ClientSession, skews: list[Finding]) -> None:
+    def __init__(
+        self, target: Target, session: aiohttp.ClientSession, tls: ssl.SSLContext, skews: list[Finding]
+    ) -> None:
         self._target = target
         self._session = session
+        self._tls = tls
         self._skews = skews
         self._url = URL(target.url)
 
@@ -152,10 +154,21 @@ class _Way:
             yield self._bad(f"{name} http", _cause(error), "Something on the way ends the connection.")
         else:
             if self._url.scheme in ("https", "wss"):
-                yield certificates.judge(f"{name} tls", answer.certificate)
+                yield await self._certificate(proxied=proxy is not None)
             if (skew := _skew(answer)) is not None:
                 self._skews.append(skew)
             yield self._upgrade(answer) if self._target.is_gateway else self._api(answer)
+
+    async def _certificate(self, *, proxied: bool) -> Finding:
+        """It was verified; until when it is good is seen where there is no proxy between."""
+        check = f"{self._target.name} tls"
+        if proxied:
+            return ok(check, "verified")
+        async with asyncio.timeout(PATIENCE_S):
+            _, writer = await asyncio.open_connection(self._url.host, self._url.port, ssl=self._tls)
+        found = writer.get_extra_info("peercert")
+        writer.close()
+        return certificates.judge(check, found or {})
 
     async def _ask(self, proxy: URL | None, auth: aiohttp.BasicAuth | None) -> Answer:
         scheme = {"ws": "http", "wss": "https"}.get(self._url.scheme, self._url.scheme)
@@ -167,11 +180,9 @@ class _Way:
             asyncio.timeout(PATIENCE_S),
             self._session.get(url, headers=headers, proxy=proxy, proxy_auth=auth, allow_redirects=False) as response,
         ):
-            transport = None if response.connection is None else response.connection.transport
-            certificate = None if transport is None else transport.get_extra_info("peercert")
             body = await response.content.read(_ANSWER_MAX_BYTES)
             middle = (asked + time.time()) / 2
-            return Answer(response.status, body, response.headers.get("Date"), certificate or {}, middle)
+            return Answer(response.status, body, response.headers.get("Date"), middle)
 
     def _upgrade(self, answer: Answer) -> Finding:
         """What the gateway says of us, and of the upgrade that it had to refuse."""

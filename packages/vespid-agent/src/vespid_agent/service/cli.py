@@ -105,9 +105,9 @@ def _plan(name: str, system: bool | None, config_file: Path | None) -> tuple[Ser
     try:
         settings = AgentSettings.from_env(os.environ)
         service = service_here(config.config_path(config_file), settings, os.environ, name, scope)
+        return service, plan_here(service, os.environ)
     except (SettingInvalid, ServiceInvalid) as error:
         fail(ExitCode.USAGE, str(error))
-    return service, plan_here(service, os.environ)
 
 
 def _show(service: Service, plan: Plan, verb: Verb, kept: tuple[str, ...] = ()) -> None:

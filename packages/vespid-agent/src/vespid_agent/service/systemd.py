@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vespid_agent.service.plan import MARK, Command, File, Plan, Service
+from vespid_agent.service.plan import MARK, Command, File, Plan, Service, ServiceInvalid
 
 # Where a stop or a failure means that a person has to look (`cli.py` is the table); 70, a fault of ours, is not here.
 _FINAL = "1 2 3 4"
@@ -53,7 +53,9 @@ def plan(service: Service, config_home: Path | None = None) -> Plan:
 
 
 def unit_of(service: Service) -> str:
-    """The unit's text."""
+    """The unit's text. Raises ServiceInvalid."""
+    if set(service.program[0]) & set("\"'\\"):
+        raise ServiceInvalid(f"systemd starts no program with a quote or a backslash in its path: {service.program[0]}")
     is_system = service.scope == "system"
     network = "Wants=network-online.target\nAfter=network-online.target\n" if is_system else ""
     user = f"User={_literal(service.user)}\n" if is_system and service.user else ""

@@ -374,6 +374,13 @@ class Turns:
         else:
             if answer is not None:
                 turn.session.answered(request_id, turn.order.event_seq, turn.order.message, answer.content, turn.undo)
+            self._log.info(
+                "turn_ended",
+                request_id=request_id,
+                session_id=turn.order.session_id,
+                error=None if isinstance(end, TurnFinal) else end.code,
+                ms=epoch_ms() - turn.since_ms,
+            )
             self._desk.turn_ended(end, frame)
 
     def _stopped(self, turn: Turn, why: Why) -> TurnEnd:
