@@ -213,3 +213,34 @@ def dispatch_body(organization: Organization) -> dict[str, object]:
         "kind": "agent.execute",
         "payload": json.loads(json.dumps(payload)),
     }
+
+
+async def test_doctor_examines_a_running_agent_and_leaves_its_link_alone(organization: Organization) -> None:
+    process, agent_id = await organization.pair()
+    home = organization.processes.folder / "agent-home"
+
+    async def told(name: str) -> tuple[int, dict[str, tuple[str, str]]]:
+        doctor = await organization.processes.start_agent("doctor", "--json", home=home, name=name)
+        status = await doctor.wait(60)
+        findings = json.loads(doctor.log())["findings"]
+        return status, {found["check"]: (found["level"], found["found"]) for found in findings}
+
+    status, lines = await told("doctor")
+    assert status == 0, lines
+    assert lines["gateway upgrade"] == ("ok", "the token is good and the gateway was asked for an upgrade")
+    assert lines["api http"][0] == lines["clock"][0] == lines["process"][0] == "ok"
+    assert "disconnected" not in process.log()
+
+    # What stands before the gateway may take the upgrade away: the gateway says so, and the doctor reads it.
+    config = json.loads((home / ".vespid" / "agent.json").read_text())
+    url = config["gatewayWsUrl"].replace("ws://", "http://", 1)
+    token = {"Authorization": f"Bearer {config['executorToken']}"}
+    plain = await organization.call("GET", "", base=url, headers=token, status=400)
+    assert "UPGRADE hdr" in plain.body["message"]
+    assert "disconnected" not in process.log()
+
+    await organization.call("POST", f"/v1/orgs/{{org}}/agents/{agent_id}/revoke")
+    assert await process.wait(30) == 1
+    status, lines = await told("doctor-again")
+    assert (status, lines["gateway upgrade"][0]) == (1, "fail")
+    assert "revoked" in lines["gateway upgrade"][1]

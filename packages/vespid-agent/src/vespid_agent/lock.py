@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
+
+# `holder` has the lock for a moment, to see whether it could: a process that starts just then waits for that.
+_PATIENCE_S = 1.0
+_AGAIN_S = 0.02
 
 
 class IdentityTaken(Exception):
@@ -23,7 +28,10 @@ class IdentityLock:
         # A managed agent has no config file whose folder would be there already.
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        if not _try_lock(descriptor):
+        until = time.monotonic() + _PATIENCE_S
+        while not (taken := _try_lock(descriptor)) and time.monotonic() < until:
+            time.sleep(_AGAIN_S)
+        if not taken:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise IdentityTaken(

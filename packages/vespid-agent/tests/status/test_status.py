@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from vespid_agent import files
 from vespid_agent.clock import epoch_ms
+from vespid_agent.lock import IdentityLock, holder
 from vespid_agent.status import shown
 from vespid_agent.status.reading import Reading, Verdict, read
 from vespid_agent.status.state import Problem, State, ToolsState
@@ -168,6 +171,20 @@ async def test_agent_whose_status_cannot_be_written_works_on(gateway: FakeGatewa
     await process.start()
     assert (await gateway.run("agent.execute", shell("echo"))).status == "succeeded"
     assert "status_not_written" in process.log.read_text()
+
+
+def test_looking_at_an_agent_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    path.touch()
+    looking = os.open(path, os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    timer = threading.Timer(0.1, os.close, [looking])
+    timer.start()
+    lock = IdentityLock(path)
+    lock.take()
+    assert holder(path) == os.getpid()
+    lock.release()
+    timer.join()
 
 
 class Kept:

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from vespid_agent.config import AgentConfig
-from vespid_agent.console import out, plain
+from vespid_agent.console import fail, out, plain
 from vespid_agent.exit_code import ExitCode
 from vespid_agent.status.reading import Reading, Verdict, read
 from vespid_agent.status.shown import Line, lines
@@ -39,7 +39,10 @@ class Asked:
 
     def read(self) -> Reading:
         identity = self.identity
-        return read(self.config_file, self.executor_id or (identity.executor_id if identity else ""))
+        try:
+            return read(self.config_file, self.executor_id or (identity.executor_id if identity else ""))
+        except OSError as error:
+            fail(ExitCode.IDENTITY, f"{error.filename} cannot be read: {error.strerror}. Ask as the agent's user.")
 
 
 def show(asked: Asked) -> ExitCode:
