@@ -41,9 +41,9 @@ async def run(
 
 def _print(finding: Finding) -> None:
     level = f"[{_COLOURS[finding.level]}]{finding.level:<4}[/]"
-    out.print(f"{level}  {plain(_line(finding.check)):<18} {plain(_line(finding.found))}")
+    out.print(f"{level}  {plain(_line(finding.check)):<26} {plain(_line(finding.found))}")
     if finding.mend is not None:
-        out.print(f"      {'':<18} → {plain(_line(finding.mend))}")
+        out.print(f"      {'':<26} → {plain(_line(finding.mend))}")
 
 
 def _line(text: str) -> str:
