@@ -3,10 +3,13 @@
 import functools
 from importlib.metadata import version
 from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 
+from vespid.control.deps import Deps
 from vespid.domain import engine
 from vespid_runtime.connectors.registry import ConnectorInfo, registry
 
@@ -33,12 +36,16 @@ class Provider(msgspec.Struct, frozen=True):
     version: str
 
 
-class Capabilities(msgspec.Struct, frozen=True):
-    """What this installation can do."""
+class Capabilities(msgspec.Struct, frozen=True, rename="camel"):
+    """What this installation can do, and where people and their programs find it."""
 
     edition: Literal["community"]
     capabilities: list[str]
     provider: Provider
+    # Its origin is one that goes with a session cookie.
+    web_base_url: str
+    # The client socket.
+    client_ws_url: str
 
 
 class Connectors(msgspec.Struct, frozen=True):
@@ -79,9 +86,15 @@ ENGINES = Engines(
 
 
 @get("/v1/meta/capabilities", operation_id="readCapabilities", tags=["meta"])
-async def read_capabilities() -> Capabilities:
-    """What this installation can do."""
-    return Capabilities("community", list(CAPABILITIES), Provider("vespid", version("vespid")))
+async def read_capabilities(deps: NamedDependency[Deps]) -> Capabilities:
+    """What this installation can do, and where it is."""
+    return Capabilities(
+        edition="community",
+        capabilities=list(CAPABILITIES),
+        provider=Provider("vespid", version("vespid")),
+        web_base_url=deps.settings.web_base_url[0].rstrip("/"),
+        client_ws_url=urlunsplit((*urlsplit(deps.settings.gateway_ws_url)[:2], "/ws/client", "", "")),
+    )
 
 
 @get("/v1/meta/connectors", operation_id="listConnectors", tags=["meta"])
