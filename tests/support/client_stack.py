@@ -1,17 +1,20 @@
 """One whole installation for all tests of the client, with an agent; people sign up in it as they come."""
 
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
+from tests.support.forward import Line, line_to
 from tests.support.organization import until
 from tests.support.processes import SCRIPTED_AGENT, Processes, server_env
 from tests.support.servers import PostgresServer
 
-from vespid_client import AsyncClient, MemoryStore
+from vespid_client import AsyncClient, Chat, MemoryStore
 
 PASSWORD = "correct horse battery"
 QUICK = {"VESPID_PROCESS_LEASE_MS": "2000", "VESPID_PROCESS_RENEW_MS": "500", "WORKFLOW_RETRY_BACKOFF_MS": "100"}
@@ -91,6 +94,26 @@ async def newcomer(installed: Installed) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(installed.url) as signed_in:
         await signed_in.auth.signup(new_email(), PASSWORD)
         yield signed_in
+
+
+@contextlib.asynccontextmanager
+async def over_a_line(installed: Installed, **options: Any) -> AsyncIterator[tuple[AsyncClient, Line]]:
+    """The owner's client, whose calls go over a line that can be cut."""
+    options = {"credentials": installed.store} | options
+    async with line_to(installed.api_port) as line, AsyncClient(f"http://127.0.0.1:{line.port}", **options) as far:
+        yield far, line
+
+
+@contextlib.asynccontextmanager
+async def talk_over_a_line(installed: Installed, session_id: str, **options: Any) -> AsyncIterator[tuple[Chat, Line]]:
+    """The owner's chat, whose socket goes over a line that can be cut."""
+    async with line_to(installed.gateway_port) as line:
+        url = f"ws://127.0.0.1:{line.port}/ws/client"
+        async with (
+            AsyncClient(installed.url, credentials=installed.store, gateway_ws_url=url) as far,
+            far.sessions.chat(session_id, **options) as chat,
+        ):
+            yield chat, line
 
 
 def new_email() -> str:

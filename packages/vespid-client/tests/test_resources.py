@@ -56,7 +56,7 @@ async def test_an_invitation_is_taken_back(newcomer: AsyncClient) -> None:
     assert [each.status for each in await newcomer.invitations.list().all()] == ["revoked"]
 
 
-async def test_a_program_calls_with_a_key_and_no_organization_named(newcomer: AsyncClient, installed: Installed) -> None:
+async def test_a_key_names_its_organization(newcomer: AsyncClient, installed: Installed) -> None:
     made = await newcomer.api_keys.create("ci", "admin")
     async with AsyncClient(installed.url, api_key=made.value) as program:
         assert await program.org_id() == await newcomer.org_id()

@@ -198,7 +198,7 @@ class Chat:
             join["afterSeq"] = self._conversation.seq
         self._conversation.rejoined()
         await socket.send_str('{"type":"client_hello","clientVersion":"vespid-client"}')
-        await socket.send_bytes(msgspec.json.encode(join))
+        await socket.send_str(msgspec.json.encode(join).decode())
 
     def _hear(self, text: str) -> None:
         frame = _decode_kind(text)

@@ -128,7 +128,8 @@ class Conversation:
         if turn is None or turn == _EARLIER:
             return [happened]
         if frame.event_type == "agent_final":
-            return [happened, Final(turn, frame.seq, str(payload.get("message", "")), payload.get("output"))]
+            text = str(payload.get("message", ""))
+            return [*self._rest(turn, text), happened, Final(turn, frame.seq, text, payload.get("output"))]
         if frame.event_type == "error":
             code, message = str(payload.get("code", "")), str(payload.get("message", ""))
             return [happened, Failed(turn, frame.seq, code, message)]
@@ -155,6 +156,15 @@ class Conversation:
         if now.startswith(known):
             return [Delta(frame.seq, now[len(known) :])]
         return [Restarted(frame.seq), Delta(frame.seq, now)]
+
+    def _rest(self, turn: int, whole: str) -> list[ChatItem]:
+        """What was not heard of the answer's text while it was made, so that the deltas tell all of it."""
+        known = self._text if self._text_of == turn else ""
+        if known.endswith(whole):
+            return []
+        if whole.startswith(known):
+            return [Delta(turn, whole[len(known) :])]
+        return [Restarted(turn), Delta(turn, whole)]
 
     def _turn_of(self, frame: EventFrame, payload: dict[str, Any]) -> int | None:
         if frame.event_type == "user_message":

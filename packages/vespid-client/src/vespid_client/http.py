@@ -12,6 +12,9 @@ from vespid_client.errors import ConnectionFailed
 
 # A stream says something at least every 15 s; one that is silent for longer than this is dead.
 STREAM_SILENCE_S = 45.0
+# For how long a connection is kept for the next request: less than servers keep it (5 s), so that none is sent into a
+# connection that is being closed.
+KEPT_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,10 @@ class Http:
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": self._user_agent},
-                connector=aiohttp.TCPConnector(ssl=self._tls or True),
+                connector=aiohttp.TCPConnector(ssl=self._tls or True, keepalive_timeout=KEPT_S),
             )
+            # Or a DELETE would be sent twice without our knowing, and the second one's 404 be taken for the answer.
+            self._session._retry_connection = False
         return self._session
 
     @contextlib.contextmanager
