@@ -22,6 +22,7 @@ from vespid_client.errors import (
 from vespid_client.listing import Listing, Page
 from vespid_client.retries import Retries
 from vespid_client.run_handle import RunHandle
+from vespid_client.sync import Client, SyncChat, SyncRunHandle
 
 __all__ = [
     "AnswerNotUnderstood",
@@ -30,6 +31,7 @@ __all__ = [
     "BadRequest",
     "Chat",
     "ChatItem",
+    "Client",
     "Conflict",
     "ConnectionFailed",
     "Delta",
@@ -51,6 +53,8 @@ __all__ = [
     "RunHandle",
     "SessionError",
     "Standing",
+    "SyncChat",
+    "SyncRunHandle",
     "Unavailable",
     "VespidError",
 ]

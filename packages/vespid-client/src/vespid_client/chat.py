@@ -5,7 +5,7 @@ What is said goes over HTTP, under a key: so it is known which message is ours, 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -93,15 +93,17 @@ class Chat:
     ) -> None:
         await self._stop()
 
-    async def ask(self, text: str, **message: Any) -> AsyncGenerator[Delta | Restarted | Happened | Final, None]:
+    async def ask(
+        self, text: str, *, attachments: Sequence[Mapping[str, Any]] | None = None
+    ) -> AsyncGenerator[Delta | Restarted | Happened | Final, None]:
         """Say something, and hear the answer as it is made; `Final` is the last.
 
-        `message` may have `attachments`. Raises SessionError where the turn failed, ApiError where the message was
-        refused, ConnectionFailed when the gateway has not been reached for two minutes.
+        Its deltas are all of its text, whatever was lost on the way. Raises SessionError where the turn failed,
+        ApiError where the message was refused, ConnectionFailed when the gateway was not reached for two minutes.
         """
         queue = self._listen()
         try:
-            asked = (await self._send(self.session_id, text, **message)).seq
+            asked = (await self._send(self.session_id, text, attachments=attachments)).seq
             async for item in self._items(queue):
                 if isinstance(item, Standing) or item.turn != asked:
                     continue
@@ -115,9 +117,9 @@ class Chat:
         finally:
             self._listeners.discard(queue)
 
-    async def say(self, text: str, **message: Any) -> Final:
+    async def say(self, text: str, *, attachments: Sequence[Mapping[str, Any]] | None = None) -> Final:
         """Say something, and wait for the whole answer. Raises as `ask` does."""
-        async for item in self.ask(text, **message):
+        async for item in self.ask(text, attachments=attachments):
             if isinstance(item, Final):
                 return item
         raise SessionError("BAD_REQUEST", "The conversation ended without an answer.")

@@ -58,7 +58,7 @@ class Sessions:
         self._api = api
         self._gateway_ws_url = gateway_ws_url
 
-    async def create(self, *, idempotency_key: str | None = None, **options: Any) -> Session:
+    async def create(self, /, *, idempotency_key: str | None = None, **options: Any) -> Session:
         """Begin one, or answer the one that has the same session key.
 
         Options are those of the API, in its spelling or in Python's: `title`, `scope`, `peer`, `engine={"id": …}`,
