@@ -86,9 +86,9 @@ guarantees: install $(STATE)/system
 
 lint: install
 	@cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy packages/*/src agent_binary && $(BIN)/lint-imports
-	@# The agent runs on these too; what they lack is seen without them. Each has a cache of its own, or they would empty it.
+	@# The agent and the client run on these too; what they lack is seen without them. Each has a cache of its own, or they would empty it.
 	@cd $(ROOT) && for platform in win32 darwin; do \
-	  $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform packages/vespid-agent/src packages/vespid-runtime/src; done
+	  $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform packages/vespid-agent/src packages/vespid-client/src packages/vespid-runtime/src; done
 
 bench: install
 	@cd $(ROOT) && $(BIN)/python -m tests.bench $(ARGS)

@@ -157,6 +157,9 @@ def problems(document: Document, model: type[Model], schema: Document) -> list[s
 LEFT = {("AgentPage", "executors"), ("TagsAnswer", "executor"), ("TagsAnswer", "ok"), ("AgentToken", "executorToken")}
 
 
+CONSTANTS = {str: "string", bool: "boolean", type(None): "null"}
+
+
 def schema_of(document: Document, schema: Document) -> Document:
     return document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]] if "$ref" in schema else schema
 
@@ -170,7 +173,7 @@ def kinds_of(document: Document, schema: Document) -> set[str]:
         if several in schema:
             return set().union(*(kinds_of(document, each) for each in schema[several]))
     if "const" in schema:
-        return {"null" if schema["const"] is None else "string"}
+        return {CONSTANTS[type(schema["const"])]}
     if "enum" in schema:
         return {"null" if value is None else "string" for value in schema["enum"]}
     declared = schema.get("type")

@@ -44,6 +44,7 @@ async def test_people_are_invited_promoted_and_removed(newcomer: AsyncClient, in
             await guest.secrets.list().page()
         assert (await newcomer.members.set_role(user.id, "admin")).role_key == "admin"
         assert await guest.secrets.list().all() == []
+    assert [member.user_id async for member in newcomer.members.list(search=email)] == [user.id]
     await newcomer.members.remove(user.id)
     assert user.id not in [member.user_id async for member in newcomer.members.list()]
     with pytest.raises(NotFound):
@@ -61,7 +62,8 @@ async def test_a_key_names_its_organization(newcomer: AsyncClient, installed: In
     async with AsyncClient(installed.url, api_key=made.value) as program:
         assert await program.org_id() == await newcomer.org_id()
         assert await program.secrets.list().all() == []
-    assert [key.id async for key in newcomer.api_keys.list()] == [made.api_key.id]
+    assert [key.id async for key in newcomer.api_keys.list(search="c")] == [made.api_key.id]
+    assert await newcomer.api_keys.list(search="cd").all() == []
     await newcomer.api_keys.revoke(made.api_key.id)
     assert [key async for key in newcomer.api_keys.list()] == []
 
@@ -75,7 +77,7 @@ async def test_settings_are_merged(newcomer: AsyncClient) -> None:
 
 async def test_what_was_done_is_in_the_audit_log(newcomer: AsyncClient) -> None:
     await newcomer.settings.update({"tools": {"shellRunEnabled": True}})
-    entry = (await newcomer.audit.list().page(limit=1)).items[0]
+    entry = (await newcomer.audit.list(object_type="settings").page(limit=1)).items[0]
     assert entry.actor.user_id == (await newcomer.me()).user.id
     assert entry.details == {"tools": {"shellRunEnabled": True}}
 
@@ -96,6 +98,7 @@ async def test_a_secret_is_replaced_and_deleted(newcomer: AsyncClient) -> None:
     with pytest.raises(Conflict):
         await newcomer.secrets.create("github", "token", "two")
     assert (await newcomer.secrets.replace(secret.id, "two")).id == secret.id
+    assert await newcomer.secrets.list(connector_id="slack").all() == []
     await newcomer.secrets.delete(secret.id)
     with pytest.raises(NotFound):
         await newcomer.secrets.delete(secret.id)

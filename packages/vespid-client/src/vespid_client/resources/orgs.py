@@ -112,9 +112,9 @@ class Members:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def list(self) -> Listing[Member]:
-        """The people of the organization."""
-        return listing(self._api, LIST_MEMBERS, lambda page: page.members)
+    def list(self, *, search: str | None = None) -> Listing[Member]:
+        """The people of the organization; `search`: only those whose address or name has this text."""
+        return listing(self._api, LIST_MEMBERS, lambda page: page.members, query={"q": search})
 
     async def set_role(self, user_id: str, role: str) -> Member:
         """`owner`, `admin` or `member`. Raises Conflict where it would leave no owner."""
@@ -154,9 +154,9 @@ class ApiKeys:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def list(self) -> Listing[ApiKey]:
-        """The organization's keys, without their values."""
-        return listing(self._api, LIST_API_KEYS, lambda page: page.api_keys)
+    def list(self, *, search: str | None = None) -> Listing[ApiKey]:
+        """The organization's keys, without their values; `search`: only those whose name has this text."""
+        return listing(self._api, LIST_API_KEYS, lambda page: page.api_keys, query={"q": search})
 
     async def create(self, name: str, role: str, *, expires_at: str | None = None) -> ApiKeyCreated:
         """A credential for a program; its value is shown this once."""
@@ -191,6 +191,9 @@ class Audit:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def list(self) -> Listing[AuditEntry]:
+    def list(
+        self, *, object_type: str | None = None, object_id: str | None = None, actor_user_id: str | None = None
+    ) -> Listing[AuditEntry]:
         """Who did what to which object, the newest first."""
-        return listing(self._api, LIST_AUDIT, lambda page: page.entries)
+        query = {"objectType": object_type, "objectId": object_id, "actorUserId": actor_user_id}
+        return listing(self._api, LIST_AUDIT, lambda page: page.entries, query=query)

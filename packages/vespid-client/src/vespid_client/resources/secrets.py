@@ -34,9 +34,9 @@ class Secrets:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def list(self) -> Listing[Secret]:
-        """The organization's secrets, without their values."""
-        return listing(self._api, LIST_SECRETS, lambda page: page.secrets)
+    def list(self, *, connector_id: str | None = None) -> Listing[Secret]:
+        """The organization's secrets, without their values; `connector_id`: only those of this connector."""
+        return listing(self._api, LIST_SECRETS, lambda page: page.secrets, query={"connectorId": connector_id})
 
     async def create(self, connector_id: str, name: str, value: str, *, idempotency_key: str | None = None) -> Secret:
         """Seal a value under a name of its connector. Raises Conflict where there is one of that name."""
