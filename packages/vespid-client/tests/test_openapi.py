@@ -35,6 +35,7 @@ NAMES: dict[str, str | None] = {
     "Published": "PublishedAnswer",
     "Session": "session_view_Session",
     "Hint": None,
+    "Overview": "OverviewAnswer",
     "Standing": None,
     "Done": None,
 }

@@ -34,7 +34,7 @@ from vespid_client.models.approvals import Approval, ApprovalInFull, DecidedBy
 from vespid_client.models.memory import ChangedDoc, Doc, FoundPassage, ListedDoc, Synced
 from vespid_client.models.meta import ActionInfo, Capabilities, ConnectorInfo, Engine, Provider
 from vespid_client.models.model import Model
-from vespid_client.models.overview import Bucket, FleetCounts, Hint, Overview, QueueCounts
+from vespid_client.models.overview import AgentsNow, Bucket, Hint, Overview, QueueNow
 from vespid_client.models.runs import Blocked, RetryOf, Run, RunEvent
 from vespid_client.models.secrets import Secret
 from vespid_client.models.sessions import AgentBinding, Session, SessionEvent
@@ -60,6 +60,7 @@ __all__ = [
     "AgentToken",
     "AgentTool",
     "AgentToolProblem",
+    "AgentsNow",
     "ApiKey",
     "ApiKeyCreated",
     "Approval",
@@ -76,7 +77,6 @@ __all__ = [
     "Engine",
     "EngineState",
     "ExecutionSettings",
-    "FleetCounts",
     "FoundPassage",
     "Graph",
     "GraphEdge",
@@ -103,7 +103,7 @@ __all__ = [
     "PairingToken",
     "Provider",
     "Published",
-    "QueueCounts",
+    "QueueNow",
     "QuotaSettings",
     "RetryOf",
     "Run",

@@ -3,8 +3,8 @@
 from vespid_client.models.model import Model
 
 
-class FleetCounts(Model, frozen=True, kw_only=True):
-    """The agents, and what they can take."""
+class AgentsNow(Model, frozen=True, kw_only=True):
+    """The agents; `capacity` is of those online that are given work."""
 
     online: int
     offline: int
@@ -14,36 +14,36 @@ class FleetCounts(Model, frozen=True, kw_only=True):
     in_flight: int
 
 
-class QueueCounts(Model, frozen=True, kw_only=True):
+class QueueNow(Model, frozen=True, kw_only=True):
     """What waits and what is at work."""
 
     runs_queued: int
     runs_running: int
     requests_pending: int
     requests_leased: int
-    oldest_pending_seconds: float | None
+    oldest_pending_seconds: int | None
     waiting_approvals: int
 
 
 class Bucket(Model, frozen=True, kw_only=True):
-    """What happened in one stretch of time that begins `at`; a latency is None where nothing was measured."""
+    """From `at` on: runs accepted then, and those that ended then their times; None: none did."""
 
     at: str
     runs_started: int
     runs_succeeded: int
     runs_failed: int
     runs_cancelled: int
-    run_p50_ms: float | None
-    run_p95_ms: float | None
-    queue_p50_ms: float | None
-    queue_p95_ms: float | None
+    run_p50_ms: int | None
+    run_p95_ms: int | None
+    queue_p50_ms: int | None
+    queue_p95_ms: int | None
 
 
 class Overview(Model, frozen=True, kw_only=True):
     """An organization at a glance."""
 
-    agents: FleetCounts
-    queue: QueueCounts
+    agents: AgentsNow
+    queue: QueueNow
     buckets: list[Bucket]
 
 
@@ -51,5 +51,6 @@ class Hint(Model, frozen=True, kw_only=True):
     """Something of this kind has changed: read it again. `hello` comes first, and after each lost connection."""
 
     kind: str
+    at: str
+    # Where it was one thing alone.
     id: str | None = None
-    at: str | None = None
