@@ -40,6 +40,9 @@ NAMES: dict[str, str | None] = {
     "Done": None,
 }
 
+# The organization's list has these too.
+LISTED_OTHERWISE = ("GET", "/v1/orgs/{org_id}/workflows/{workflow_id}/runs")
+
 Document = dict[str, Any]
 
 
@@ -70,7 +73,7 @@ async def test_every_route_of_the_document_is_the_client_s(document: Document) -
         for method in operations
         if not path.startswith(OTHERS + SPELT_OTHERWISE)
     }
-    assert {(route.method, route.path) for route in routes()} == there
+    assert {(route.method, route.path) for route in routes()} == there - {LISTED_OTHERWISE}
 
 
 async def test_a_route_answers_what_the_document_says(document: Document) -> None:
@@ -145,10 +148,10 @@ def problems(document: Document, model: type[Model], schema: Document) -> list[s
     found += [f"{name} is not in the schema" for name in described if name not in properties]
     for name in described.keys() & properties.keys():
         expected = kinds_of(document, properties[name])
-        if name not in schema.get("required", ()) and not described[name].required:
-            # Absent there is None here.
-            expected = expected | (kinds_of_model(described[name].type) & {"null"})
         own = kinds_of_model(described[name].type)
+        if not described[name].required:
+            # None here where a server leaves it out, an older one perhaps.
+            expected = expected | (own & {"null"})
         if "any" not in own | expected and own != expected:
             found.append(f"{name} is {sorted(expected)} there and {sorted(own)} here")
     return sorted(found)
