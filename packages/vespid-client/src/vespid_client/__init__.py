@@ -2,6 +2,7 @@
 
 from vespid_client.chat import Chat
 from vespid_client.client import AsyncClient
+from vespid_client.comeback import LineWatch
 from vespid_client.conversation import ChatItem, Delta, Failed, Final, Happened, Restarted, Standing
 from vespid_client.credentials import Login, LoginStore, MemoryStore
 from vespid_client.errors import (
@@ -39,6 +40,7 @@ __all__ = [
     "Final",
     "Forbidden",
     "Happened",
+    "LineWatch",
     "Listing",
     "Login",
     "LoginStore",

@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from vespid_client.authentication import Credential
+from vespid_client.comeback import LineWatch
 from vespid_client.errors import AnswerNotUnderstood, ApiError, ConnectionFailed, NotFound, NotSignedIn, error_of
 from vespid_client.http import Answer, Http
 from vespid_client.models.accounts import Me
@@ -28,10 +29,19 @@ ME = get("/v1/me", Me)
 class Api:
     """Calls as one caller, about one organization."""
 
-    def __init__(self, http: Http, credential: Credential, org: str | None, retries: Retries) -> None:
+    def __init__(
+        self,
+        http: Http,
+        credential: Credential,
+        org: str | None,
+        retries: Retries,
+        watch: LineWatch | None = None,
+    ) -> None:
         self.http = http
         self.credential = credential
         self.retries = retries
+        # Told of lost connections of what is followed.
+        self.watch = watch
         self._org = org
         self._org_id: str | None = None
 

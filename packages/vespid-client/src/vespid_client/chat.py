@@ -160,7 +160,7 @@ class Chat:
 
     async def _keep(self) -> None:
         """Be joined, until something makes that impossible."""
-        comeback = Comeback(PATIENCE_S)
+        comeback = Comeback(PATIENCE_S, self._api.watch)
         try:
             while True:
                 failure: ApiError | ConnectionFailed | None = None

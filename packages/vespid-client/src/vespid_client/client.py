@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from vespid_client.api import ME, Api
 from vespid_client.authentication import Bearer, Credential, LoginSession
+from vespid_client.comeback import LineWatch
 from vespid_client.credentials import LoginStore, MemoryStore
 from vespid_client.http import Http
 from vespid_client.models.accounts import Me
@@ -46,7 +47,7 @@ class AsyncClient:
     one already; without it the login lives as long as the client. `org`: id or slug; without it the key's own, or the
     caller's first. `timeout`: seconds per try. `retries`: how often and how patiently.
     `ca_file`: a certificate authority to trust beside `ssl`. `gateway_ws_url`: the client socket, where it is not to be
-    asked for.
+    asked for. `watch`: is told when the connection of what is followed is lost, and back.
     """
 
     def __init__(
@@ -63,12 +64,13 @@ class AsyncClient:
         ssl: ssl.SSLContext | None = None,
         user_agent: str | None = None,
         gateway_ws_url: str | None = None,
+        watch: LineWatch | None = None,
     ) -> None:
         agent = user_agent or f"vespid-client/{version('vespid-client')}"
         http = Http(base_url, timeout_s=timeout, tls=_trusting(ca_file, ssl), user_agent=agent)
         bearer = api_key or access_token
         credential: Credential = Bearer(bearer) if bearer else LoginSession(http, credentials or MemoryStore())
-        self._api = Api(http, credential, org, retries or Retries())
+        self._api = Api(http, credential, org, retries or Retries(), watch)
         self.auth = Auth(self._api)
         self.orgs = Orgs(self._api)
         self.members = Members(self._api)

@@ -91,6 +91,8 @@ class Http:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": self._user_agent},
                 connector=aiohttp.TCPConnector(ssl=self._tls or True, keepalive_timeout=KEPT_S),
+                # HTTPS_PROXY, HTTP_PROXY, NO_PROXY.
+                trust_env=True,
             )
             # Or a DELETE would be sent twice without our knowing, and the second one's 404 be taken for the answer.
             self._session._retry_connection = False

@@ -84,7 +84,7 @@ class RunHandle:
         reached for two minutes.
         """
         seq = after_seq
-        comeback = Comeback(PATIENCE_S)
+        comeback = Comeback(PATIENCE_S, self._api.watch)
         while True:
             failure: ApiError | ConnectionFailed | None = None
             try:

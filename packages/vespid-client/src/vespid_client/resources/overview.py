@@ -30,7 +30,7 @@ async def overview(api: Api, window: Window) -> Overview:
 
 async def changes(api: Api) -> AsyncGenerator[Hint, None]:
     """Hints that something has changed, without end. Each `hello` says that hints may have been missed before it."""
-    comeback = Comeback(PATIENCE_S)
+    comeback = Comeback(PATIENCE_S, api.watch)
     while True:
         failure: ApiError | ConnectionFailed | None = None
         try:
