@@ -15,6 +15,7 @@ from vespid_client import (
     VespidError,
 )
 from vespid_client.errors import error_of
+from vespid_client.proxy import proxy_for
 from vespid_client.retries import Repeat, pause_before_next
 from vespid_client.sse import EventParser, ServerEvent
 
@@ -70,8 +71,36 @@ def test_a_refusal_tells_field_request_and_pause() -> None:
     assert not issubclass(RunFailed, ApiError)
 
 
-def test_events_are_read_from_lines() -> None:
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_events_are_read_however_the_bytes_come(size: int) -> None:
+    lines = [
+        b": connected",
+        b"",
+        b"id: 4",
+        b"event: run_started",
+        b'data: {"a":',
+        b"data: 1}",
+        b"",
+        b"data: x",
+        b"",
+        b"",
+    ]
+    text = b"\r\n".join(lines)
     parser = EventParser()
-    lines = [b": connected", b"", b"id: 4", b"event: run_started", b'data: {"a":', b"data: 1}", b"", b"data: x", b""]
-    events = [event for line in lines if (event := parser.line(line + b"\r\n"))]
+    events = [event for at in range(0, len(text), size) for event in parser.feed(text[at : at + size])]
     assert events == [ServerEvent("4", "run_started", '{"a":\n1}'), ServerEvent("4", "message", "x")]
+
+
+def test_a_line_may_be_longer_than_a_reader_s_buffer() -> None:
+    parser = EventParser()
+    pieces = [b"data: ", *([b"x" * 65_536] * 64), b"\n\n"]
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    assert [len(event.data) for event in events] == [64 * 65_536]
+
+
+def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://ann:secret@proxy.test:8080")
+    monkeypatch.setenv("no_proxy", "inside.test")
+    assert proxy_for("wss://outside.test/ws/client") == "http://ann:secret@proxy.test:8080"
+    assert proxy_for("https://inside.test/v1/me") is None
+    assert proxy_for("http://outside.test/v1/me") is None

@@ -16,7 +16,7 @@ CAP_S = 15.0
 
 @dataclass(frozen=True)
 class LineWatch:
-    """Who is told that a connection was lost, by what (None: the server ended it in good order), and that it is back."""
+    """Who is told that a connection was lost (None: the server ended it in good order), and that it is back."""
 
     on_lost: Callable[[ApiError | ConnectionFailed | None], None]
     on_back: Callable[[], None]

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from vespid_client.errors import ConnectionFailed
+from vespid_client.proxy import proxy_for
 
 # A stream says something at least every 15 s; one that is silent for longer than this is dead.
 STREAM_SILENCE_S = 45.0
@@ -54,7 +55,13 @@ class Http:
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         with self._failures():
             async with self._opened().request(
-                method, self.base_url + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
+                method,
+                self.base_url + path,
+                data=data,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=proxy_for(self.base_url),
             ) as answer:
                 cookies = {name: morsel.value for name, morsel in answer.cookies.items()}
                 return Answer(answer.status, answer.headers, await answer.read(), cookies)
@@ -65,7 +72,11 @@ class Http:
         timeout = aiohttp.ClientTimeout(total=None, connect=self._timeout_s, sock_read=STREAM_SILENCE_S)
         with self._failures():
             async with self._opened().get(
-                self.base_url + path, headers=headers, timeout=timeout, allow_redirects=False
+                self.base_url + path,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=proxy_for(self.base_url),
             ) as answer:
                 yield answer
 
@@ -75,8 +86,14 @@ class Http:
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """A socket. Raises aiohttp.WSServerHandshakeError where it is refused, else ConnectionFailed."""
         with self._failures():
-            async with self._opened().ws_connect(url, headers=headers, heartbeat=heartbeat_s, max_msg_size=0) as ws:
-                yield ws
+            async with self._opened().ws_connect(
+                url,
+                headers=headers,
+                heartbeat=heartbeat_s,
+                max_msg_size=0,
+                proxy=proxy_for(url),
+            ) as socket:
+                yield socket
 
     async def close(self) -> None:
         """Close its connections; the next request opens others."""
@@ -90,9 +107,8 @@ class Http:
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": self._user_agent},
-                connector=aiohttp.TCPConnector(ssl=self._tls or True, keepalive_timeout=KEPT_S),
-                # HTTPS_PROXY, HTTP_PROXY, NO_PROXY.
-                trust_env=True,
+                # Each thing that is followed has a connection of its own: their number is the caller's to limit.
+                connector=aiohttp.TCPConnector(ssl=self._tls or True, keepalive_timeout=KEPT_S, limit=0),
             )
             # Or a DELETE would be sent twice without our knowing, and the second one's 404 be taken for the answer.
             self._session._retry_connection = False

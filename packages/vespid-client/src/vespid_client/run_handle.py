@@ -1,7 +1,5 @@
 """One run: followed while it happens, waited for, cancelled, retried."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -117,7 +115,7 @@ class RunHandle:
         """Stop it; work that runs is cancelled on its agent. A finished run answers unchanged."""
         return (await self._api.call(CANCEL_RUN, path=await self._path())).run
 
-    async def retry(self, *, from_node_id: str | None = None, idempotency_key: str | None = None) -> RunHandle:
+    async def retry(self, *, from_node_id: str | None = None, idempotency_key: str | None = None) -> "RunHandle":
         """A new run that takes over what had succeeded before `from_node_id`, or before what failed.
 
         Raises Conflict where this one is not finished.
@@ -150,8 +148,7 @@ class RunHandle:
         parser = EventParser()
         async with self._api.stream(FOLLOW_RUN, headers=headers, path=await self._path()) as answer:
             comeback.heard()
-            async for line in answer.content:
+            async for piece in answer.content.iter_any():
                 comeback.heard()
-                event = parser.line(line)
-                if event is not None:
+                for event in parser.feed(piece):
                     yield _decode(event.data)

@@ -1,4 +1,4 @@
-"""Server-sent events, from lines to events. Pure."""
+"""Server-sent events, from bytes to events. Pure. A line may be of any length."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,21 @@ class ServerEvent:
 
 
 class EventParser:
-    """Told one line after the other; a blank one ends an event."""
+    """Fed as it comes; a blank line ends an event."""
 
     def __init__(self) -> None:
+        self._rest = b""
         self._id: str | None = None
         self._event = ""
         self._data: list[str] = []
 
-    def line(self, raw: bytes) -> ServerEvent | None:
-        """The event that this line completes. A comment completes none, but shows that the server lives."""
-        text = raw.decode("utf-8", "replace").rstrip("\r\n")
+    def feed(self, piece: bytes) -> list[ServerEvent]:
+        """The events that this completes. A comment completes none."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        return [event for line in lines if (event := self._line(line)) is not None]
+
+    def _line(self, raw: bytes) -> ServerEvent | None:
+        text = raw.decode("utf-8", "replace").rstrip("\r")
         if not text:
             return self._end()
         name, _, value = text.partition(":")

@@ -15,6 +15,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from vespid_client.blocking import Face, LoopThread, iterated, listed, waited
 from vespid_client.chat import Chat
 from vespid_client.client import AsyncClient
+from vespid_client.comeback import LineWatch
 from vespid_client.conversation import Standing
 from vespid_client.credentials import LoginStore
 from vespid_client.models.runs import Run
@@ -282,7 +283,7 @@ class SyncMeta(Face[Meta]):
 
 
 class Client(Face[AsyncClient]):
-    """See AsyncClient. Usable from several threads; a login store is called on the client's own."""
+    """See AsyncClient. Usable from several threads; a login store and a watch are called on the client's own."""
 
     def __init__(
         self,
@@ -298,6 +299,7 @@ class Client(Face[AsyncClient]):
         ssl: ssl.SSLContext | None = None,
         user_agent: str | None = None,
         gateway_ws_url: str | None = None,
+        watch: LineWatch | None = None,
     ) -> None:
         inner = AsyncClient(
             base_url,
@@ -311,6 +313,7 @@ class Client(Face[AsyncClient]):
             ssl=ssl,
             user_agent=user_agent,
             gateway_ws_url=gateway_ws_url,
+            watch=watch,
         )
         loop = LoopThread()
         super().__init__(loop, inner)

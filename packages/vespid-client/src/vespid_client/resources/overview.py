@@ -45,8 +45,7 @@ async def changes(api: Api) -> AsyncGenerator[Hint, None]:
 async def _connected(api: Api, comeback: Comeback) -> AsyncGenerator[Hint, None]:
     parser = EventParser()
     async with api.stream(CHANGES) as answer:
-        async for line in answer.content:
+        async for piece in answer.content.iter_any():
             comeback.heard()
-            event = parser.line(line)
-            if event is not None:
+            for event in parser.feed(piece):
                 yield _decode(event.data)
