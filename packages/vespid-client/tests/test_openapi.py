@@ -15,7 +15,7 @@ import vespid_client
 from vespid_client.models.model import Model
 from vespid_client.route import Route
 
-# Not for this client: what agents, operators, monitors and model hosts speak.
+# Not for this client: what agents, operators, monitors and model hosts speak, and files.
 OTHERS = (
     "/v1/agents/pair",
     "/v1/executors/pair",
@@ -24,6 +24,7 @@ OTHERS = (
     "/readyz",
     "/metrics",
     "/mcp",
+    "/downloads/",
 )
 # The other spelling of `/agents`; and what the client does outside of `Route`.
 SPELT_OTHERWISE = ("/v1/orgs/{org_id}/executors", "/v1/auth/refresh")
