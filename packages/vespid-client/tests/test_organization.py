@@ -63,6 +63,8 @@ async def test_a_workflow_is_validated_before_it_is_saved(client: AsyncClient) -
     graph = await client.workflows.validate({**ECHO, "nodes": nodes})
     assert [(node.id, node.level) for node in graph.nodes] == [("first", 0), ("second", 1)]
     assert [(edge.from_, edge.to, edge.label) for edge in graph.edges] == [("first", "second", None)]
+    draft = await client.workflows.create("w", {**ECHO, "nodes": nodes})
+    assert await client.workflows.graph(draft.id) == graph
     with pytest.raises(BadRequest) as refused:
         await client.workflows.validate({**ECHO, "nodes": [{"id": "a", "type": "no.such"}]})
     assert refused.value.field_errors

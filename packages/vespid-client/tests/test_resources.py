@@ -125,6 +125,7 @@ async def test_a_workflow_is_drafted_published_and_drafted_again(newcomer: Async
     second = await newcomer.workflows.new_draft(draft.id)
     assert [each.revision async for each in newcomer.workflows.revisions(draft.id)] == [2, 1]
     assert [each.id async for each in newcomer.workflows.list(status="draft")] == [second.id]
+    assert [each.id async for each in newcomer.workflows.list(newest=True, name="ello")] == [second.id]
     assert await newcomer.workflows.get(second.id) == second
 
 

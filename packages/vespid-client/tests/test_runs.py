@@ -37,6 +37,8 @@ async def test_a_run_is_started_followed_and_waited_for(client: AsyncClient) -> 
     assert await run.events().all() == events
     assert await run.events(after_seq=1).all() == events[1:]
     assert [event.seq async for event in run.follow(after_seq=2)] == [event.seq for event in events[2:]]
+    assert [(each.node_id, each.attempt) for each in await run.attempts().all()] == [("hello", 1)]
+    assert await run.attempts(unfinished=True).all() == []
     assert await run.output("hello") == result.output["steps"][0]["output"]
 
 

@@ -35,7 +35,7 @@ class LoopThread:
 
     def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
         """Its items; it is closed when this is left."""
-        end = object()
+        end, loop = object(), self._running()
 
         async def following() -> T | object:
             return await anext(items, end)
@@ -44,7 +44,9 @@ class LoopThread:
             while (item := self.run(following())) is not end:
                 yield item  # type: ignore[misc]
         finally:
-            self.run(_closed(items))
+            # Where the loop has ended, so has what ran in it.
+            if self._loop is loop:
+                self.run(_closed(items))
 
     def stop(self) -> None:
         """End the thread; a later call begins another."""
@@ -52,6 +54,7 @@ class LoopThread:
             loop, self._loop = self._loop, None
             thread, self._thread = self._thread, None
         if loop is not None and thread is not None:
+            asyncio.run_coroutine_threadsafe(_wound_up(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
@@ -137,3 +140,12 @@ async def _awaited(awaitable: Awaitable[T]) -> T:
 
 async def _closed(items: AsyncGenerator[Any, None]) -> None:
     await items.aclose()
+
+
+async def _wound_up() -> None:
+    """End what was left running: a chat that nobody closed."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()

@@ -27,7 +27,7 @@ from vespid_client.conversation import (
     Restarted,
     Standing,
 )
-from vespid_client.errors import ApiError, ConnectionFailed, Forbidden, SessionError, VespidError, error_of
+from vespid_client.errors import AnswerNotUnderstood, ApiError, ConnectionFailed, Forbidden, SessionError, error_of
 from vespid_client.models.meta import Capabilities
 from vespid_client.models.sessions import SessionEvent
 from vespid_client.route import Route
@@ -50,7 +50,7 @@ _decode_event = msgspec.json.Decoder(EventFrame).decode
 _decode_delta = msgspec.json.Decoder(DeltaFrame).decode
 _decode_standing = msgspec.json.Decoder(Standing).decode
 
-_Queue = asyncio.Queue[ChatItem | VespidError]
+_Queue = asyncio.Queue[ChatItem | BaseException]
 
 
 class Chat:
@@ -76,16 +76,20 @@ class Chat:
         self._listeners: set[_Queue] = set()
         self._joined = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
-        self._over: VespidError | None = None
+        self._over: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         # What the join repeats is for whoever asks for `events` first.
         self._told: _Queue | None = self._listen()
         self._keeping = asyncio.create_task(self._keep(), name=f"chat-{self.session_id}")
-        await self._joined.wait()
-        if self._over is not None:
+        self._keeping.add_done_callback(self._ended)
+        try:
+            await self._joined.wait()
+            if self._over is not None:
+                raise self._over
+        except BaseException:
             await self._stop()
-            raise self._over
+            raise
         return self
 
     async def __aexit__(
@@ -102,6 +106,7 @@ class Chat:
         ApiError where the message was refused, ConnectionFailed when the gateway was not reached for two minutes.
         """
         queue = self._listen()
+        self._forget_told()
         try:
             asked = (await self._send(self.session_id, text, attachments=attachments)).seq
             async for item in self._items(queue):
@@ -125,7 +130,8 @@ class Chat:
         raise SessionError("BAD_REQUEST", "The conversation ended without an answer.")
 
     async def events(self) -> AsyncGenerator[ChatItem, None]:
-        """All that is told, from the join on and without end; for one that looks on."""
+        """All that is told, without end, for one that looks on: from the join on, or from now where something was
+        asked before."""
         queue, self._told = self._told or self._listen(), None
         try:
             async for item in self._items(queue):
@@ -140,10 +146,16 @@ class Chat:
         self._listeners.add(queue)
         return queue
 
+    def _forget_told(self) -> None:
+        # Nobody looks on so far: what is kept for that would grow for as long as there is talk.
+        if self._told is not None:
+            self._listeners.discard(self._told)
+            self._told = None
+
     async def _items(self, queue: _Queue) -> AsyncGenerator[ChatItem, None]:
         while True:
             item = await queue.get()
-            if isinstance(item, VespidError):
+            if isinstance(item, BaseException):
                 raise item
             yield item
 
@@ -161,19 +173,25 @@ class Chat:
     async def _keep(self) -> None:
         """Be joined, until something makes that impossible."""
         comeback = Comeback(PATIENCE_S, self._api.watch)
-        try:
-            while True:
-                failure: ApiError | ConnectionFailed | None = None
-                try:
-                    await self._connected(comeback)
-                except (ApiError, ConnectionFailed) as error:
-                    failure = error
-                await comeback.wait(failure)
-        except VespidError as error:
-            self._over = error
-            for queue in self._listeners:
-                queue.put_nowait(error)
-            self._joined.set()
+        while True:
+            failure: ApiError | ConnectionFailed | None = None
+            try:
+                await self._connected(comeback)
+            except (ApiError, ConnectionFailed) as error:
+                failure = error
+            except msgspec.DecodeError as error:
+                raise AnswerNotUnderstood(f"The client socket: {error}") from error
+            await comeback.wait(failure)
+
+    def _ended(self, keeping: asyncio.Task[None]) -> None:
+        """Tell everybody who waits, whatever it was."""
+        error = None if keeping.cancelled() else keeping.exception()
+        if error is None:
+            return
+        self._over = error
+        for queue in self._listeners:
+            queue.put_nowait(error)
+        self._joined.set()
 
     async def _connected(self, comeback: Comeback) -> None:
         """One socket, from its opening to its loss."""

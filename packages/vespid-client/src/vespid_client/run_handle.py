@@ -5,17 +5,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
-
 from vespid_client.api import Api
 from vespid_client.comeback import Comeback
 from vespid_client.errors import ApiError, ConnectionFailed, RunFailed
 from vespid_client.listing import Listing, listing
 from vespid_client.models.model import Model
-from vespid_client.models.runs import Run, RunEvent
+from vespid_client.models.runs import Attempt, Run, RunEvent
 from vespid_client.retries import Repeat
 from vespid_client.route import Route, get, post
-from vespid_client.sse import EventParser
+from vespid_client.sse import EventParser, decoded
 
 
 class RunAnswer(Model, frozen=True, kw_only=True):
@@ -28,6 +26,13 @@ class EventPage(Model, frozen=True, kw_only=True):
     """The oldest first."""
 
     events: list[RunEvent]
+    next_cursor: str | None
+
+
+class AttemptPage(Model, frozen=True, kw_only=True):
+    """By request."""
+
+    attempts: list[Attempt]
     next_cursor: str | None
 
 
@@ -44,12 +49,11 @@ CANCEL_RUN = post(f"{RUN}/cancel", RunAnswer, Repeat.SAFE)
 RETRY_RUN = post(f"{RUN}/retry", RunAnswer, Repeat.KEYED)
 LIST_EVENTS = get(f"{RUN}/events", EventPage)
 FOLLOW_RUN: Route[None] = Route("GET", f"{RUN}/stream", type(None))
+LIST_ATTEMPTS = get(f"{RUN}/attempts", AttemptPage)
 NODE_OUTPUT = get(f"{RUN}/nodes/{{node_id}}/output", NodeOutput)
 
 # How long a follower tries to reach a server that does not answer.
 PATIENCE_S = 120.0
-
-_decode = msgspec.json.Decoder(RunEvent).decode
 
 
 class RunHandle:
@@ -134,6 +138,11 @@ class RunHandle:
             self._api, LIST_EVENTS, lambda page: page.events, query={"afterSeq": after_seq or None}, path=self._path
         )
 
+    def attempts(self, *, unfinished: bool = False) -> Listing[Attempt]:
+        """What it has sent where, and what became of it; `unfinished`: only what is not over."""
+        query = {"unfinished": "true" if unfinished else None}
+        return listing(self._api, LIST_ATTEMPTS, lambda page: page.attempts, query=query, path=self._path)
+
     async def _path(self) -> dict[str, str]:
         if self._workflow_id is None:
             await self.get()
@@ -151,4 +160,4 @@ class RunHandle:
             async for piece in answer.content.iter_any():
                 comeback.heard()
                 for event in parser.feed(piece):
-                    yield _decode(event.data)
+                    yield decoded(event, RunEvent)

@@ -1,6 +1,13 @@
 """Server-sent events, from bytes to events. Pure. A line may be of any length."""
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from vespid_client.errors import AnswerNotUnderstood
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,3 +51,11 @@ class EventParser:
         found = ServerEvent(self._id, self._event or "message", "\n".join(self._data)) if self._data else None
         self._event, self._data = "", []
         return found
+
+
+def decoded(event: ServerEvent, kind: type[T]) -> T:
+    """What an event holds. Raises AnswerNotUnderstood."""
+    try:
+        return msgspec.json.decode(event.data, type=kind)
+    except msgspec.DecodeError as error:
+        raise AnswerNotUnderstood(f"The event {event.event!r} of a stream: {error}") from error

@@ -66,6 +66,7 @@ class SyncRunHandle(Face[RunHandle]):
     cancel = waited(RunHandle.cancel)
     output = waited(RunHandle.output)
     events = listed(RunHandle.events)
+    attempts = listed(RunHandle.attempts)
 
 
 class SyncChat(Face[Chat]):
@@ -198,6 +199,7 @@ class SyncWorkflows(Face[Workflows]):
     new_draft = waited(Workflows.new_draft)
     revisions = listed(Workflows.revisions)
     validate = waited(Workflows.validate)
+    graph = waited(Workflows.graph)
     rotate_webhook = waited(Workflows.rotate_webhook)
 
 
@@ -214,6 +216,7 @@ class SyncRuns(Face[Runs]):
     cancel = waited(Runs.cancel)
     retry = _handled(Runs.retry)
     events = listed(Runs.events)
+    attempts = listed(Runs.attempts)
     output = waited(Runs.output)
 
 

@@ -35,7 +35,7 @@ from vespid_client.models.memory import ChangedDoc, Doc, FoundPassage, ListedDoc
 from vespid_client.models.meta import ActionInfo, Capabilities, ConnectorInfo, Engine, Provider
 from vespid_client.models.model import Model
 from vespid_client.models.overview import AgentsNow, Bucket, Hint, Overview, QueueNow
-from vespid_client.models.runs import Blocked, RetryOf, Run, RunEvent
+from vespid_client.models.runs import Attempt, Blocked, RetryOf, Run, RunEvent
 from vespid_client.models.secrets import Secret
 from vespid_client.models.sessions import AgentBinding, Session, SessionEvent
 from vespid_client.models.settings import (
@@ -66,6 +66,7 @@ __all__ = [
     "Approval",
     "ApprovalInFull",
     "Artifact",
+    "Attempt",
     "AuditEntry",
     "Blocked",
     "Bucket",

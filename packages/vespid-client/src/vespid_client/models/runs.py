@@ -81,3 +81,26 @@ class RunEvent(Model, frozen=True, kw_only=True):
     def is_terminal(self) -> bool:
         """Whether it is the run's last."""
         return self.event_type in TERMINAL_EVENTS
+
+
+class Attempt(Model, frozen=True, kw_only=True):
+    """One attempt of a node that is carried out somewhere, or asked of people.
+
+    `granted_at`: since when its executor has it; `executor_name` None: it has none.
+    """
+
+    request_id: str
+    node_id: str
+    attempt: int
+    kind: str
+    placement: str
+    state: str
+    executor_id: str | None
+    executor_name: str | None
+    # Why it is not placed yet, and until when it waits.
+    waiting_reason: str | None
+    wait_until: str
+    created_at: str
+    granted_at: str | None
+    finished_at: str | None
+    error: str | None

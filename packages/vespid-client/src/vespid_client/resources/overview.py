@@ -4,14 +4,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Literal
 
-import msgspec
-
 from vespid_client.api import Api
 from vespid_client.comeback import Comeback
 from vespid_client.errors import ApiError, ConnectionFailed
 from vespid_client.models.overview import Hint, Overview
 from vespid_client.route import Route, get
-from vespid_client.sse import EventParser
+from vespid_client.sse import EventParser, decoded
 
 Window = Literal["1h", "24h", "7d"]
 
@@ -19,8 +17,6 @@ OVERVIEW = get("/v1/orgs/{org_id}/overview", Overview)
 CHANGES: Route[None] = Route("GET", "/v1/orgs/{org_id}/stream", type(None))
 # How long a listener tries to reach a server that does not answer.
 PATIENCE_S = 300.0
-
-_decode = msgspec.json.Decoder(Hint).decode
 
 
 async def overview(api: Api, window: Window) -> Overview:
@@ -48,4 +44,4 @@ async def _connected(api: Api, comeback: Comeback) -> AsyncGenerator[Hint, None]
         async for piece in answer.content.iter_any():
             comeback.heard()
             for event in parser.feed(piece):
-                yield _decode(event.data)
+                yield decoded(event, Hint)

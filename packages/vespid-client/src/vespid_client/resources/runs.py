@@ -5,7 +5,7 @@ from typing import Any
 from vespid_client.api import Api
 from vespid_client.listing import Listing, listing
 from vespid_client.models.model import Model
-from vespid_client.models.runs import Run, RunEvent
+from vespid_client.models.runs import Attempt, Run, RunEvent
 from vespid_client.retries import Repeat
 from vespid_client.route import get, post
 from vespid_client.run_handle import RunAnswer, RunHandle
@@ -72,3 +72,7 @@ class Runs:
     async def output(self, run_id: str, node_id: str, workflow_id: str | None = None) -> Any:
         """What a node answered, in full."""
         return await self.handle(run_id, workflow_id).output(node_id)
+
+    def attempts(self, run_id: str, workflow_id: str | None = None, *, unfinished: bool = False) -> Listing[Attempt]:
+        """What it has sent where, and what became of it; `unfinished`: only what is not over."""
+        return self.handle(run_id, workflow_id).attempts(unfinished=unfinished)

@@ -33,6 +33,12 @@ class Validated(Model, frozen=True, kw_only=True):
     graph: Graph
 
 
+class GraphAnswer(Model, frozen=True, kw_only=True):
+    """One graph."""
+
+    graph: Graph
+
+
 class WebhookAnswer(Model, frozen=True, kw_only=True):
     """A new token."""
 
@@ -50,6 +56,7 @@ PUBLISH = post(f"{WORKFLOW}/publish", Published, Repeat.NEVER)
 NEW_DRAFT = post(f"{WORKFLOW}/drafts", WorkflowAnswer, Repeat.KEYED)
 LIST_REVISIONS = get(f"{WORKFLOW}/revisions", WorkflowPage)
 VALIDATE = post(f"{WORKFLOWS}/validate", Validated, Repeat.SAFE)
+WORKFLOW_GRAPH = get(f"{WORKFLOW}/graph", GraphAnswer)
 ROTATE_WEBHOOK = post(f"{WORKFLOW}/rotate-webhook", WebhookAnswer, Repeat.NEVER)
 
 
@@ -59,9 +66,14 @@ class Workflows:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def list(self, *, status: str | None = None) -> Listing[Workflow]:
-        """Every revision of every workflow, the newest first; `status`: only `draft` or `published` ones."""
-        return listing(self._api, LIST_WORKFLOWS, lambda page: page.workflows, query={"status": status})
+    def list(self, *, status: str | None = None, name: str | None = None, newest: bool = False) -> Listing[Workflow]:
+        """Every revision of every workflow, the newest first.
+
+        `status`: only `draft` or `published` ones; `name`: only those with this in their name; `newest`: of the
+        revisions of one workflow only the newest of these.
+        """
+        query = {"status": status, "name": name, "newest": "true" if newest else None}
+        return listing(self._api, LIST_WORKFLOWS, lambda page: page.workflows, query=query)
 
     async def get(self, workflow_id: str) -> Workflow:
         """One revision."""
@@ -109,6 +121,10 @@ class Workflows:
     async def validate(self, dsl: Mapping[str, Any]) -> Graph:
         """What would be run. Raises BadRequest with `field_errors`, as publishing would."""
         return (await self._api.call(VALIDATE, body={"dsl": dsl})).graph
+
+    async def graph(self, workflow_id: str) -> Graph:
+        """A kept revision as the run machine sees it."""
+        return (await self._api.call(WORKFLOW_GRAPH, path={"workflow_id": workflow_id})).graph
 
     async def rotate_webhook(self, workflow_id: str) -> Webhook:
         """Another token, shown this once; the old one stops working at once."""
