@@ -1,7 +1,9 @@
 """Logins: exchanged before they run out and after they were refused, rotated into a store that others use too."""
 
 import asyncio
+import time
 
+import msgspec
 import pytest
 from tests.support.client_stack import PASSWORD, Installed, new_email, over_a_line
 
@@ -56,17 +58,19 @@ async def test_two_processes_that_exchange_the_same_login_both_go_on(installed: 
         assert (await a.auth.refresh()).id == (await b.auth.refresh()).id
 
 
-async def test_a_login_that_runs_out_is_exchanged_before(installed: Installed) -> None:
+async def test_a_token_is_exchanged_before_it_runs_out(installed: Installed) -> None:
     store = MemoryStore()
     async with AsyncClient(installed.url, credentials=store) as client:
         await client.auth.signup(new_email(), PASSWORD)
         login = store.load()
         assert login is not None
-        store.save(
-            Login(refresh_token=login.refresh_token, access_token="stale", access_expires_at=1, email=login.email)
-        )
         await client.me()
-        assert await client.auth.access_token() != "stale"
+        assert store.load() == login
+        store.save(msgspec.structs.replace(login, access_expires_at=int(time.time()) + 30))
+        await client.me()
+        exchanged = store.load()
+        assert exchanged is not None
+        assert exchanged.refresh_token != login.refresh_token
 
 
 async def test_a_refused_token_is_renewed_once_and_the_call_made_again(installed: Installed) -> None:
