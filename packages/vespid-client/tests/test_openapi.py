@@ -170,13 +170,14 @@ def problems(document: Document, model: type[Model], schema: Document) -> list[s
     return sorted(found)
 
 
-# What the API spells twice, and the client has once.
+# What the API spells twice or says by its status, and the client has once.
 LEFT = {
     ("AgentPage", "executors"),
     ("TagsAnswer", "executor"),
     ("TagsAnswer", "ok"),
     ("AgentToken", "executorToken"),
     ("Accepted", "accepted"),
+    ("SessionAnswer", "ok"),
 }
 
 
