@@ -82,6 +82,9 @@ class Artifact(Model, frozen=True, kw_only=True):
     file_name: str
     archive_type: str
     download_url: str
+    # `sh` or `powershell`, and what is typed into it; `<token>` is where the pairing token belongs.
+    shell: str
+    commands: list[str]
 
 
 class Installer(Model, frozen=True, kw_only=True):
@@ -92,4 +95,6 @@ class Installer(Model, frozen=True, kw_only=True):
     channel: str
     docs_url: str
     artifacts: list[Artifact]
-    checksums_url: str
+    checksums_url: str | None
+    # Where the agents of this installation connect.
+    api_base: str
