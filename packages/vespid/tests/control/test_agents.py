@@ -196,6 +196,49 @@ async def test_an_agent_is_online_while_its_connection_is_heard_of(
     assert closed["lastSeenAt"] is not None
 
 
+async def test_agents_are_found_by_how_they_stand_by_tag_and_by_name(
+    control: Control, owner: Caller, superuser: "asyncpg.Connection"
+) -> None:
+    ids = {name: (await paired(control, owner, name=name))["agentId"] for name in ("Live", "silent", "kept", "gone")}
+    for name in ("Live", "silent", "kept"):
+        await connect(superuser, ids[name])
+    await superuser.execute(
+        "update processes set renewed_at = now() - interval '70 s' where id = (select edge_id from executors where id = $1)",
+        UUID(ids["silent"]),
+    )
+    await superuser.execute("update executors set last_seen_at = now() - interval '70 s' where name = 'silent'")
+    await owner.post(f"/v1/orgs/{{org}}/agents/{ids['kept']}/cordon")
+    await owner.post(f"/v1/orgs/{{org}}/agents/{ids['gone']}/revoke")
+    await owner.put(f"/v1/orgs/{{org}}/agents/{ids['Live']}/tags", {"tags": ["east", "gpu"]})
+    for query, names in (
+        ("status=online", ["Live"]),
+        ("status=offline", ["silent"]),
+        ("status=cordoned", ["kept"]),
+        ("status=revoked", ["gone"]),
+        ("tag=gpu", ["Live"]),
+        ("tag=hint", []),
+        ("q=LIV", ["Live"]),
+        ("q=%25", []),
+        ("status=online&tag=gpu&q=live", ["Live"]),
+    ):
+        found = (await owner.get(f"/v1/orgs/{{org}}/agents?{query}")).body["agents"]
+        assert [agent["name"] for agent in found] == names, query
+    one = (await owner.get(f"/v1/orgs/{{org}}/executors/{ids['Live']}")).body
+    assert (one["agent"]["name"], one["executor"]) == ("Live", one["agent"])
+    assert (await owner.get("/v1/orgs/{org}/agents?status=lost")).status == 400
+
+
+async def test_who_made_a_pairing_token_sees_which_agent_it_became(control: Control, owner: Caller) -> None:
+    made = (await owner.post("/v1/orgs/{org}/agents/pairing-tokens")).body
+    path = f"/v1/orgs/{{org}}/agents/pairing-tokens/{made['id']}"
+    waiting = {"id": made["id"], "expiresAt": made["expiresAt"], "usedAt": None, "agentId": None}
+    assert (await owner.get(path)).body == {"pairingToken": waiting}
+    agent = (await pair(control, made["token"])).body
+    state = (await owner.get(path)).body["pairingToken"]
+    assert (state["agentId"], state["usedAt"] is not None) == (agent["agentId"], True)
+    assert made["token"].partition(".")[2] not in str(state)
+
+
 async def test_tags_are_set_whole_and_told_at_once(
     control: Control, owner: Caller, superuser: "asyncpg.Connection"
 ) -> None:
@@ -281,6 +324,7 @@ def operations(agent_id: str) -> list[tuple[str, str, object]]:
         for noun in ("agents", "executors")
         for call in (
             ("PUT", f"/v1/orgs/{{org}}/{noun}/{agent_id}/tags", {"tags": ["mine"]}),
+            ("GET", f"/v1/orgs/{{org}}/{noun}/{agent_id}", None),
             ("POST", f"/v1/orgs/{{org}}/{noun}/{agent_id}/cordon", None),
             ("POST", f"/v1/orgs/{{org}}/{noun}/{agent_id}/uncordon", None),
             ("POST", f"/v1/orgs/{{org}}/{noun}/{agent_id}/rotate-token", None),
@@ -322,7 +366,7 @@ async def test_agents_are_for_owners_and_admins(control: Control, owner: Caller)
 
 async def test_every_change_of_an_agent_is_told_in_the_audit_log(control: Control, owner: Caller) -> None:
     agent = await paired(control, owner)
-    for method, path, body in operations(agent["agentId"])[:5]:
+    for method, path, body in operations(agent["agentId"])[:6]:
         assert (await owner.call(method, path, body)).status == 200
     entries = (await owner.get("/v1/orgs/{org}/audit-log")).body["entries"]
     told = [entry["action"] for entry in entries if entry["objectId"] == agent["agentId"]]

@@ -46,6 +46,7 @@ PLACES = (
     "binding_id",
     "doc_id",
     "approval_id",
+    "token_id",
 )
 DSL = {
     "version": "v2",
@@ -95,6 +96,7 @@ async def everything_of(control: Control, caller: Caller) -> dict[str, str]:
         "key_id": key.body["apiKey"]["id"],
         "secret_id": secret.body["secret"]["id"],
         "agent_id": paired.body["agentId"],
+        "token_id": token.body["id"],
         "workflow_id": workflow_id,
         "run_id": run.body["run"]["id"],
         "session_id": session.body["session"]["id"],

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from litestar import get, post, put
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from vespid.bus.channels import FEED
 from vespid.bus.messages import FeedHint, encode
@@ -112,6 +112,13 @@ class AgentPage(msgspec.Struct, frozen=True, rename="camel"):
     next_cursor: str | None
 
 
+class AgentAnswer(msgspec.Struct, frozen=True):
+    """One agent, in both spellings."""
+
+    agent: Agent
+    executor: Agent
+
+
 class TaggedAgent(msgspec.Struct, frozen=True):
     """The tags as an agent's."""
 
@@ -158,15 +165,46 @@ def _paths(rest: str = "") -> list[str]:
     tags=["agents"],
 )
 async def list_agents(
-    tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps], page: NamedDependency[Page]
+    tenant: NamedDependency[TenantContext],
+    deps: NamedDependency[Deps],
+    page: NamedDependency[Page],
+    status: Annotated[
+        rows.Standing | None, QueryParameter(description="Only these; one that is cordoned is neither on- nor offline.")
+    ] = None,
+    tag: Annotated[
+        str | None, QueryParameter(max_length=64, description="Only those with this tag, which routes.")
+    ] = None,
+    q: Annotated[str | None, QueryParameter(max_length=120, description="Only those with this in their name.")] = None,
 ) -> AgentPage:
     """The organization's agents, revoked ones too."""
+    only = rows.AgentFilter(
+        now=_now(deps),
+        stale_ms=deps.settings.gateway_agent_stale_ms,
+        tag=tag or None,
+        text=q or None,
+        standing=status,
+    )
     async with tenant.transaction() as connection:
-        found = await rows.list_agents(connection, UUID(tenant.org_id), page.after_id(), page.fetch)
+        found = await rows.list_agents(connection, UUID(tenant.org_id), page.after_id(), page.fetch, only)
     shown, next_cursor = page.cut(found, key=lambda agent: agent.id)
-    now = datetime.fromtimestamp(deps.now_ms() / 1000, UTC)
-    agents = [_shown(agent, now, deps.settings.gateway_agent_stale_ms) for agent in shown]
+    agents = [_shown(agent, only.now, only.stale_ms) for agent in shown]
     return AgentPage(agents, agents, next_cursor)
+
+
+@get(_paths("/{agent_id:str}"), guards=[org_admin], tags=["agents"])
+async def get_agent(
+    agent_id: FromPath[str], tenant: NamedDependency[TenantContext], deps: NamedDependency[Deps]
+) -> AgentAnswer:
+    """One agent, a revoked one too."""
+    only = rows.AgentFilter(
+        now=_now(deps), stale_ms=deps.settings.gateway_agent_stale_ms, id=row_id(agent_id, *_NOT_FOUND)
+    )
+    async with tenant.transaction() as connection:
+        found = await rows.list_agents(connection, UUID(tenant.org_id), None, 1, only)
+    if not found:
+        raise not_found(*_NOT_FOUND)
+    agent = _shown(found[0], only.now, only.stale_ms)
+    return AgentAnswer(agent, agent)
 
 
 @put(_paths("/{agent_id:str}/tags"), guards=[org_admin], tags=["agents"])
@@ -251,6 +289,10 @@ async def lose_leases(deps: Deps, executor_id: UUID) -> None:
             wake(deps, OrgId(str(lease.organization_id)), RunId(str(lease.run_id)))
 
 
+def _now(deps: Deps) -> datetime:
+    return datetime.fromtimestamp(deps.now_ms() / 1000, UTC)
+
+
 def status_of(agent: rows.AgentRow, now: datetime, stale_ms: int) -> str:
     """online, offline or revoked: online once it can be given work, offline at once after a close, and when not heard
     of for too long."""
@@ -318,4 +360,4 @@ def _states(document: bytes | None) -> list[EngineState] | None:
         return None
 
 
-routes = [list_agents, change_tags, cordon_agent, uncordon_agent, revoke_agent, rotate_agent_token]
+routes = [list_agents, get_agent, change_tags, cordon_agent, uncordon_agent, revoke_agent, rotate_agent_token]

@@ -8,19 +8,19 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from litestar import Request, post
+from litestar import Request, get, post
 from litestar.di import NamedDependency
-from litestar.params import JSONBody
+from litestar.params import FromPath, JSONBody
 
 from vespid.bus.org_news import tell_org
 from vespid.control.agents import AGENT_TOKEN_PREFIX
 from vespid.control.audit import AuditAction, audit, audit_as
-from vespid.control.context import TenantContext, org_admin, origin_of
+from vespid.control.context import TenantContext, org_admin, origin_of, row_id
 from vespid.control.deps import Deps
 from vespid.control.openapi import errors
 from vespid.control.rate_limit import FAILURES_LIMITED, failures_limited, subjects_of
-from vespid.control.wire import iso
-from vespid.errors import ApiError
+from vespid.control.wire import iso, iso_or_none
+from vespid.errors import ApiError, not_found
 from vespid.store import pairing as rows
 from vespid_protocol.ids import IdInvalid, OrgId, create_token, hash_token, new_id, parse_token
 
@@ -35,10 +35,26 @@ Words = Annotated[list[Word], msgspec.Meta(max_length=200)]
 
 
 class PairingTokenAnswer(msgspec.Struct, frozen=True, rename="camel"):
-    """Shown once."""
+    """`token` is shown once; by `id` is seen what became of it."""
 
+    id: UUID
     token: str
     expires_at: str
+
+
+class PairingTokenState(msgspec.Struct, frozen=True, rename="camel"):
+    """A pairing token without its value. Once it was used, `agentId` says which agent it became."""
+
+    id: UUID
+    expires_at: str
+    used_at: str | None
+    agent_id: UUID | None
+
+
+class PairingTokenStateAnswer(msgspec.Struct, frozen=True, rename="camel"):
+    """One pairing token."""
+
+    pairing_token: PairingTokenState
 
 
 class DeclaredCapabilities(msgspec.Struct, frozen=True, rename="camel"):
@@ -95,7 +111,22 @@ async def create_pairing_token(tenant: NamedDependency[TenantContext]) -> Pairin
             PAIRING_TOKEN_LIFETIME_MS,
         )
         await audit(connection, tenant, AuditAction.PAIRING_TOKEN_CREATED, token_id)
-    return PairingTokenAnswer(token, iso(expires_at))
+    return PairingTokenAnswer(token_id, token, iso(expires_at))
+
+
+@get(
+    [f"/v1/orgs/{{org_id:str}}/{noun}/pairing-tokens/{{token_id:str}}" for noun in ("agents", "executors")],
+    guards=[org_admin],
+    tags=["agents"],
+)
+async def get_pairing_token(token_id: FromPath[str], tenant: NamedDependency[TenantContext]) -> PairingTokenStateAnswer:
+    """Whether a pairing token was used, and for which agent."""
+    async with tenant.transaction() as connection:
+        row = await rows.read_pairing_token(connection, UUID(tenant.org_id), row_id(token_id))
+    if row is None:
+        raise not_found()
+    state = PairingTokenState(row.id, iso(row.expires_at), iso_or_none(row.used_at), row.executor_id)
+    return PairingTokenStateAnswer(state)
 
 
 @post(
@@ -160,4 +191,4 @@ def _refused(why: rows.PairingRefused) -> ApiError:
     return ApiError(401, "PAIRING_TOKEN_INVALID", "This pairing token is unknown, or was used already.")
 
 
-routes = [create_pairing_token, pair_agent]
+routes = [create_pairing_token, get_pairing_token, pair_agent]

@@ -6,6 +6,7 @@ same columns, so that nothing depends on the feed being read.
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 import asyncpg
@@ -16,6 +17,9 @@ from vespid.store.queries import load
 from vespid_protocol.ids import OrgId
 
 QUERIES = load("agents")
+
+# How an agent stands for those who look for it: what is cordoned counts as that, whether it is online or not.
+Standing = Literal["online", "offline", "cordoned", "revoked"]
 
 
 class AgentRow(msgspec.Struct, frozen=True):
@@ -94,10 +98,34 @@ def _reported(said: bytes) -> ReportedTool | None:
         return None
 
 
+class AgentFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which agents are meant; None: all. Online is who was heard of within `stale_ms` before `now`."""
+
+    now: datetime
+    stale_ms: int
+    id: UUID | None = None
+    # One of the control plane's.
+    tag: str | None = None
+    # Part of the name.
+    text: str | None = None
+    standing: Standing | None = None
+
+
 async def list_agents(
-    connection: asyncpg.Connection, organization_id: UUID, before: UUID | None, limit: int
+    connection: asyncpg.Connection, organization_id: UUID, before: UUID | None, limit: int, only: AgentFilter
 ) -> list[AgentRow]:
-    records = await connection.fetch(QUERIES.list_agents, organization_id, before, limit)
+    records = await connection.fetch(
+        QUERIES.list_agents,
+        organization_id,
+        before,
+        limit,
+        only.id,
+        only.tag,
+        only.text,
+        only.standing,
+        only.now,
+        only.stale_ms,
+    )
     return [AgentRow(**record) for record in records]
 
 

@@ -60,6 +60,23 @@ async def create_pairing_token(
     return expires_at
 
 
+class PairingTokenRow(msgspec.Struct, frozen=True):
+    """How a token stands."""
+
+    id: UUID
+    expires_at: datetime
+    used_at: datetime | None
+    # What it has become.
+    executor_id: UUID | None
+
+
+async def read_pairing_token(
+    connection: asyncpg.Connection, organization_id: UUID, token_id: UUID
+) -> PairingTokenRow | None:
+    record = await connection.fetchrow(QUERIES.read_pairing_token, organization_id, token_id)
+    return None if record is None else PairingTokenRow(**record)
+
+
 async def pair(
     connection: asyncpg.Connection, pairing_token_sha256: bytes, new: NewAgent
 ) -> PairingToken | PairingRefused:

@@ -18,6 +18,16 @@ select x.id, x.organization_id, x.name, x.agent_version, x.tags, x.reported_tags
 from executors x
 left join processes p on p.id = x.edge_id
 where x.organization_id = $1 and ($2::uuid is null or x.id < $2)
+    and ($4::uuid is null or x.id = $4)
+    and ($5::text is null or $5 = any (x.tags))
+    and ($6::text is null or strpos(lower(x.name), lower($6)) > 0)
+    and ($7::text is null or $7 = case
+        when x.revoked_at is not null then 'revoked'
+        when x.cordoned then 'cordoned'
+        when x.lost_at is null and x.connected_at is not null
+            and greatest(x.last_seen_at, p.renewed_at) >= $8::timestamptz - $9 * interval '1 ms' then 'online'
+        else 'offline'
+    end)
 order by x.id desc
 limit $3
 

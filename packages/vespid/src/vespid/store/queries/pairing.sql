@@ -3,6 +3,9 @@ insert into pairing_tokens (id, organization_id, token_sha256, created_by_user_i
 values ($1, $2, $3, $4, now() + $5 * interval '1 ms')
 returning expires_at
 
+-- name: read_pairing_token
+select id, expires_at, used_at, executor_id from pairing_tokens where organization_id = $1 and id = $2
+
 -- name: lock_pairing_token
 -- Whoever pairs second with the same token waits here, and then finds it used.
 select id, created_by_user_id, used_at is not null as is_used, expires_at <= now() as is_expired
