@@ -203,8 +203,8 @@ async def test_agents_are_found_by_how_they_stand_by_tag_and_by_name(
     for name in ("Live", "silent", "kept"):
         await connect(superuser, ids[name])
     await superuser.execute(
-        "update processes set renewed_at = now() - interval '70 s' where id = (select edge_id from executors where id = $1)",
-        UUID(ids["silent"]),
+        """update processes set renewed_at = now() - interval '70 s'
+           where id = (select edge_id from executors where name = 'silent')"""
     )
     await superuser.execute("update executors set last_seen_at = now() - interval '70 s' where name = 'silent'")
     await owner.post(f"/v1/orgs/{{org}}/agents/{ids['kept']}/cordon")

@@ -21,7 +21,9 @@ from vespid.web.visitor import provide_visitor
 # Modules of `vespid.web` with routes.
 NOUNS = (
     "account",
+    "agents",
     "api_keys",
+    "approvals",
     "assets",
     "audit_log",
     "home",

@@ -89,6 +89,22 @@ document.addEventListener("keydown", (event) => {
 });
 // Forms that are sent as soon as something is chosen: <form data-autosubmit>.
 document.addEventListener("change", (event) => event.target.closest("form[data-autosubmit]")?.requestSubmit());
+// What is read anew keeps what was opened in it, and the place of the keyboard.
+const NAMES = ["id", "href", "hx-post"];
+let kept = null;
+document.addEventListener("htmx:beforeSwap", ({ detail: { target } }) => {
+  const active = target.contains(document.activeElement) ? document.activeElement : null;
+  const name = active && NAMES.find((name) => active.getAttribute(name));
+  kept = {
+    opened: [...target.querySelectorAll("details[open][id]")].map((details) => details.id),
+    focus: name ? `[${name}="${CSS.escape(active.getAttribute(name))}"]` : "",
+  };
+});
+document.addEventListener("htmx:afterSwap", () => {
+  kept?.opened.forEach((id) => document.getElementById(id)?.setAttribute("open", ""));
+  if (kept?.focus && document.activeElement === document.body) document.querySelector(kept.focus)?.focus({ preventScroll: true });
+  kept = null;
+});
 document.addEventListener("notice", (event) => {
   for (const text of event.detail.value ?? [event.detail]) notify(text);
 });
