@@ -1,5 +1,7 @@
 """Agents: the machines of an organization, and what each can do."""
 
+import msgspec
+
 from vespid_client.models.model import Model
 
 
@@ -82,9 +84,10 @@ class Artifact(Model, frozen=True, kw_only=True):
     file_name: str
     archive_type: str
     download_url: str
-    # `sh` or `powershell`, and what is typed into it; `<token>` is where the pairing token belongs.
-    shell: str
-    commands: list[str]
+    # What `commands` are typed into: `sh` or `powershell`.
+    shell: str | None = None
+    # Download, unpack and connect; `<token>` is where the pairing token belongs.
+    commands: list[str] = msgspec.field(default_factory=list)
 
 
 class Installer(Model, frozen=True, kw_only=True):
@@ -95,6 +98,7 @@ class Installer(Model, frozen=True, kw_only=True):
     channel: str
     docs_url: str
     artifacts: list[Artifact]
+    # None: the installation serves files without.
     checksums_url: str | None
     # Where the agents of this installation connect.
-    api_base: str
+    api_base: str | None = None
