@@ -10,7 +10,6 @@ from tests.support.organization import shell
 from vespid_client import AsyncClient, BadRequest, Conflict, RunFailed, RunHandle
 
 ECHO = {"version": "v2", "trigger": {"type": "trigger.manual"}, "nodes": [{"id": "hello", "type": "agent.execute"}]}
-RETRY = "/v1/orgs/{org_id}/workflows/{workflow_id}/runs/{run_id}/retry"
 
 
 async def started(client: AsyncClient, *nodes: object) -> RunHandle:
@@ -33,14 +32,7 @@ async def test_a_run_is_found_by_its_id_alone(client: AsyncClient) -> None:
     assert await client.runs.list(workflow_id=done.workflow_id, status="failed").all() == []
 
 
-async def needs(client: AsyncClient, path: str) -> None:
-    """The client may be newer than the server that it is tried with."""
-    if path not in (await client.call("GET", "/schema/openapi.json"))["paths"]:
-        pytest.skip(f"this server has no {path}")
-
-
 async def test_a_failed_run_is_retried_from_a_node(client: AsyncClient) -> None:
-    await needs(client, RETRY)
     fails = shell("exit 3", "second", sandbox={"backend": "host"})
     run = await started(client, {"id": "first", "type": "agent.execute"}, fails)
     with pytest.raises(RunFailed):
@@ -60,7 +52,6 @@ async def test_a_failed_run_is_retried_from_a_node(client: AsyncClient) -> None:
 
 
 async def test_a_run_that_goes_on_is_not_retried(client: AsyncClient) -> None:
-    await needs(client, RETRY)
     run = await started(client, shell("sleep 60", sandbox={"backend": "host"}))
     with pytest.raises(Conflict):
         await run.retry()
@@ -80,7 +71,6 @@ async def test_a_workflow_is_validated_before_it_is_saved(client: AsyncClient) -
 
 
 async def test_an_organization_at_a_glance(client: AsyncClient) -> None:
-    await needs(client, "/v1/orgs/{org_id}/overview")
     overview = await client.overview("24h")
     assert overview.agents.online == 1
     assert len(overview.buckets) == 48

@@ -171,6 +171,7 @@ class SyncAgents(Face[Agents]):
     list = listed(Agents.list)
     get = waited(Agents.get)
     pairing_token = waited(Agents.pairing_token)
+    pairing_token_state = waited(Agents.pairing_token_state)
     set_tags = waited(Agents.set_tags)
     cordon = waited(Agents.cordon)
     uncordon = waited(Agents.uncordon)

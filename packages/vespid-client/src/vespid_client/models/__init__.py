@@ -28,6 +28,7 @@ from vespid_client.models.agents import (
     EngineState,
     Installer,
     PairingToken,
+    PairingTokenState,
     TaggedAgent,
 )
 from vespid_client.models.approvals import Approval, ApprovalInFull, DecidedBy
@@ -102,6 +103,7 @@ __all__ = [
     "OrganizationCreated",
     "Overview",
     "PairingToken",
+    "PairingTokenState",
     "Provider",
     "Published",
     "QueueNow",

@@ -64,8 +64,19 @@ class TaggedAgent(Model, frozen=True, kw_only=True):
 class PairingToken(Model, frozen=True, kw_only=True):
     """Pairs one agent; 15 minutes, once."""
 
+    # What the token is asked after by.
+    id: str | None = None
     token: str
     expires_at: str
+
+
+class PairingTokenState(Model, frozen=True, kw_only=True):
+    """A pairing token without its value; once it was used, the agent that it became."""
+
+    id: str
+    expires_at: str
+    used_at: str | None
+    agent_id: str | None
 
 
 class AgentToken(Model, frozen=True, kw_only=True):
