@@ -112,7 +112,7 @@ async def _remove(group: Path) -> None:
 async def test_service_runs_comes_back_and_is_gone_when_it_is_uninstalled(
     gateway: FakeGateway, booted: Booted, tmp_path: Path
 ) -> None:
-    home = tmp_path / 'a b%h $HOME "q" \\x'
+    home = tmp_path / 'a b%h ${HOME} "q" \\x'
     path = home / "agent.json"
     config.save(path, identity(gateway))
     agent = (sys.executable, "-m", "vespid_agent")
