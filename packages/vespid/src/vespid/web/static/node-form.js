@@ -33,7 +33,7 @@ export function put(node, path, value) {
     return;
   }
   delete passed.at(-1)[last];
-  for (let depth = keys.length; depth > 1; depth -= 1) {
+  for (let depth = keys.length; depth >= (keys[0] === "config" ? 2 : 1); depth -= 1) {
     if (Object.keys(passed[depth]).length === 0) delete passed[depth - 1][keys[depth - 1]];
   }
 }
