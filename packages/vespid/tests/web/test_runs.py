@@ -155,3 +155,19 @@ async def test_another_organizations_run_is_not_there(control: Pages, owner: Cal
         assert (await visit.get(path)).status == 404
     for action in ("cancel", "retry"):
         assert (await visit.send(f"/runs/{run['id']}/{action}")).status == 404
+
+
+async def test_a_failed_run_is_tried_again_from_a_node_and_says_of_which_it_is(
+    control: Pages, owner: Caller, stepping: Stepping
+) -> None:
+    run = await start(owner, await published(owner))
+    visit = control.visit(await control.join(owner), vespid_org=str(owner.org_id))
+    early = await visit.send(f"/runs/{run['id']}/retry")
+    assert (early.status, "CONFLICT" in early.text) == (409, True)
+    await stepping.block(run, "n1", ended_with='{"exitCode": 1}')
+    await stepping.be_at(run["id"], "failed", DONE % ("failed", "failed", ', "e": "X"'))
+    again = await visit.send(f"/runs/{run['id']}/retry", {"fromNodeId": "n1"})
+    assert again.status == 303
+    page = await visit.get(again.headers["location"])
+    assert f'href="/runs/{run["id"]}"' in page.html
+    assert "from n1" in page.text

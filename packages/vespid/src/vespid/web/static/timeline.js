@@ -33,6 +33,10 @@ export class Timeline {
       node.status = "waiting";
       node.reason = payload?.reason ?? "";
       this.begin(node, "waiting", at);
+    } else if (eventType === "node_taken_over") {
+      // Done by an earlier run; it takes no time in this one.
+      node.status = payload?.status ?? "succeeded";
+      node.reason = "TAKEN_OVER";
     } else if (eventType === "node_dispatched") {
       node.status = "running";
       node.reason = "";
