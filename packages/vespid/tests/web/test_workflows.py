@@ -11,7 +11,7 @@ from tests.support.run_steps import DSL, W, published
 
 from vespid.web.examples import STARTS
 
-HOSTILE = '<img src=x onerror="alert(1)">'
+HOSTILE = "<img src=x onerror=alert(1)>"
 GRAPH = {
     "version": "v3",
     "trigger": {"type": "trigger.manual"},
