@@ -2,10 +2,12 @@
 
 import typer
 
+from vespid.cli.groups import PROCESSES, add
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(api)
+    add(app, "api", api, "vespid api", rich_help_panel=PROCESSES)
 
 
 def api() -> None:

@@ -10,10 +10,12 @@ from typing import Annotated
 
 import typer
 
+from vespid.cli.groups import PROCESSES, add
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(demo)
+    add(app, "demo", demo, "vespid demo", rich_help_panel=PROCESSES)
 
 
 def demo(

@@ -2,10 +2,12 @@
 
 import typer
 
+from vespid.cli.groups import PROCESSES, add
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("engine-runner")(engine_runner)
+    add(app, "engine-runner", engine_runner, "vespid engine-runner", rich_help_panel=PROCESSES)
 
 
 def engine_runner() -> None:

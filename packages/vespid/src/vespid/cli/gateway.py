@@ -2,10 +2,12 @@
 
 import typer
 
+from vespid.cli.groups import PROCESSES, add
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(gateway)
+    add(app, "gateway", gateway, "vespid gateway", rich_help_panel=PROCESSES)
 
 
 def gateway() -> None:

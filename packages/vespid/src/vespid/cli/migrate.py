@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from vespid.cli.groups import PROCESSES, add
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(migrate)
+    add(app, "migrate", migrate, "vespid migrate --to head", rich_help_panel=PROCESSES)
 
 
 def migrate(

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from vespid.cli.groups import PROCESSES, add
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(up)
+    add(app, "up", up, "vespid up --data ./vespid-data", rich_help_panel=PROCESSES)
 
 
 def up(

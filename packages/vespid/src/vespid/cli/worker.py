@@ -2,10 +2,12 @@
 
 import typer
 
+from vespid.cli.groups import PROCESSES, add
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(worker)
+    add(app, "worker", worker, "vespid worker", rich_help_panel=PROCESSES)
 
 
 def worker() -> None:
