@@ -169,6 +169,49 @@ async def test_what_is_typed_while_the_gateway_is_away_is_said_once_it_is_back(
     ann.complaints[:] = [one for one in ann.complaints if "WebSocket connection to" not in one]
 
 
+async def test_the_way_from_nothing_to_a_decision_about_what_runs(ann: Person, installation: Processes) -> None:
+    page = ann.page
+    await ann.look("overview-new")
+    await ann.open("/agents")
+    await ann.look("agents-none")
+    await page.get_by_role("button", name="Pair an agent").first.click()
+    dialog = page.locator("#pair-dialog")
+    await expect(dialog).to_be_visible()
+    await ann.look("pairing")
+    shown = await dialog.locator("code:visible").first.inner_text()
+    (token,) = re.findall(r"--pairing-token \"?([^\s\"]+)", shown)
+    await installation.start_agent(
+        *("connect", "--pairing-token", token, "--api-base", ann.url, "--name", "build-1"), name="build-1"
+    )
+    # It appears by itself.
+    await expect(dialog.locator("[data-connected]")).to_contain_text("build-1")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("link", name="build-1")).to_be_visible()
+    await ann.look("agents")
+    await page.get_by_role("link", name="build-1").click()
+    await ann.look("agent")
+
+    await ann.open("/workflows/new")
+    await page.get_by_label("Name").fill("ask first")
+    await page.get_by_label(re.compile("An agent, with approval")).check()
+    await page.get_by_role("button", name="Begin").click()
+    await page.get_by_role("button", name="Publish").click()
+    await page.get_by_role("button", name="Start a run").click()
+    await page.wait_for_url(re.compile("/runs/"))
+    run = page.url
+    await ann.look("run-waiting")
+    await ann.open("/approvals")
+    await page.locator("#approvals table a.button").click()
+    await expect(page.locator("#what")).to_be_visible()
+    await ann.look("approval")
+    await page.get_by_role("button", name="Approve").click()
+    await expect(page.locator("#approval .badge-approved")).to_be_visible()
+    await page.goto(run)
+    await expect(page.locator(".badge-succeeded").first).to_be_visible()
+    await ann.open("/")
+    await ann.look("overview")
+
+
 async def test_a_workflow_is_drawn_up_published_and_watched_as_it_runs(ann: Person, organization: Organization) -> None:
     await organization.pair("here")
     page = ann.page

@@ -3,7 +3,6 @@
 import functools
 from importlib.metadata import version
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from litestar import get
@@ -93,7 +92,7 @@ async def read_capabilities(deps: NamedDependency[Deps]) -> Capabilities:
         capabilities=list(CAPABILITIES),
         provider=Provider("vespid", version("vespid")),
         web_base_url=deps.settings.web_base_url[0].rstrip("/"),
-        client_ws_url=urlunsplit((*urlsplit(deps.settings.gateway_ws_url)[:2], "/ws/client", "", "")),
+        client_ws_url=deps.settings.client_ws_url,
     )
 
 

@@ -220,6 +220,13 @@ class ApiSettings(CoreSettings, frozen=True, kw_only=True):
         return self.web_base_url[0].rstrip("/") if self.web_base_url else f"http://localhost:{self.port}"
 
     @property
+    def client_ws_url(self) -> str:
+        """Where people's clients find the gateway: beside the socket of the agents."""
+        parts = urlsplit(self.gateway_ws_url)
+        path = parts.path.removesuffix("/ws/executor") + "/ws/client"
+        return parts._replace(path=path, query="", fragment="").geturl()
+
+    @property
     def internal_service_token(self) -> str:
         """What the internal routes demand; empty: they refuse everybody."""
         return self.internal_api_service_token or self.gateway_service_token

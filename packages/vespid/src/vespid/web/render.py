@@ -66,9 +66,8 @@ def header_json(value: Any) -> str:
 
 def client_socket_url(request: Request[Any, Any, Any]) -> str:
     """Where the gateway's client socket is, as the control plane's settings say."""
-    told: str = request.app.state.deps.settings.gateway_ws_url
-    parts = urlsplit(told)
-    return parts._replace(path=parts.path.removesuffix("/ws/executor") + "/ws/client", query="", fragment="").geturl()
+    told: str = request.app.state.deps.settings.client_ws_url
+    return told
 
 
 def _sockets(request: Request[Any, Any, Any]) -> str:
