@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
 def up(
     data: Annotated[
-        Path | None, typer.Option("--data", help="Data folder; ~/.vespid/server, or /var/lib/vespid/server for root.")
+        Path | None,
+        typer.Option(
+            "--data", envvar="VESPID_DATA", help="Data folder; ~/.vespid/server, or /var/lib/vespid/server for root."
+        ),
     ] = None,
 ) -> None:
     """Everything in one process, with embedded PostgreSQL and Valkey unless DATABASE_URL and REDIS_URL are set."""
