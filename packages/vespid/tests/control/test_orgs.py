@@ -5,7 +5,10 @@ import asyncio
 import pytest
 from tests.support.control import Caller, Control
 
-from vespid_protocol.ids import new_id
+from vespid.dispatch.feed import ControlFeed
+from vespid.dispatch.organizations import KEPT_S, Organizations
+from vespid.service import running
+from vespid_protocol.ids import OrgId, new_id
 
 
 async def test_an_organization_is_made_with_its_maker_as_owner(control: Control, owner: Caller) -> None:
@@ -129,3 +132,18 @@ async def test_members_read_settings_and_do_not_change_them(control: Control, ow
     assert (await member.get("/v1/orgs/{org}/settings")).status == 200
     refused = await member.put("/v1/orgs/{org}/settings", {})
     assert (refused.status, refused.code) == (403, "FORBIDDEN")
+
+
+async def test_who_keeps_settings_reads_them_again_as_soon_as_they_change(control: Control, owner: Caller) -> None:
+    database = control.plane.deps.database
+    kept = Organizations(database, default_max_in_flight=50)
+    feed = ControlFeed(database, None)
+    feed.listen(kept.read)
+    org = OrgId(str(owner.org_id))
+    async with running(feed):
+        assert not (await kept.settings(org)).tools.shell_run_enabled
+        await owner.put("/v1/orgs/{org}/settings", {"tools": {"shellRunEnabled": True}})
+        # Half of the time for which they would be kept without the feed.
+        async with asyncio.timeout(KEPT_S / 2):
+            while not (await kept.settings(org)).tools.shell_run_enabled:
+                await asyncio.sleep(0.05)

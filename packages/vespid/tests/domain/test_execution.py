@@ -158,6 +158,7 @@ def test_secrets_for_shells_are_allowed_by_the_organization(kit):
     execution = started(kit, "agent.execute", config, policy=policy)
     assert execution.secret_refs == ("s",)
     assert execution.auth_secret is None
+    assert execution.payload["organizationSettings"]["tools"]["shellSecretsEnabled"] is True
 
 
 def test_a_node_that_may_remember_is_told_of_which_workflow_it_is_and_no_other_is(kit):

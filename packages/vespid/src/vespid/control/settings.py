@@ -9,11 +9,13 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
 from vespid.bus.org_news import tell_org
+from vespid.control.agents import hint
 from vespid.control.audit import AuditAction, audit
 from vespid.control.context import TenantContext, org_admin, org_member
 from vespid.control.deps import Deps
 from vespid.domain.policy import OrgSettings
 from vespid.store import orgs
+from vespid.store.announcements import SETTINGS_CHANGED, announce_settings_changed
 
 Unset = msgspec.UnsetType
 MAX_QUOTA = 1_000_000
@@ -95,6 +97,8 @@ async def change_settings(
         merged = msgspec.json.encode(_merge(msgspec.json.decode(stored), change))
         await orgs.replace_settings(connection, UUID(tenant.org_id), merged, UUID(tenant.user_id))
         await audit(connection, tenant, AuditAction.SETTINGS_CHANGED, tenant.org_id, change)
+        await announce_settings_changed(connection, UUID(tenant.org_id))
+    hint(deps, SETTINGS_CHANGED)
     tell_org(deps.fanout, tenant.org_id, "settings")
     return SettingsAnswer(_decode(merged))
 

@@ -7,6 +7,8 @@ import msgspec
 
 from vespid.domain.policy import OrgSettings
 from vespid.domain.quota import org_max_in_flight
+from vespid.store.announcements import SETTINGS_CHANGED
+from vespid.store.connections import FeedRow
 from vespid.store.pool import Database
 from vespid.store.queries import load
 from vespid_protocol.ids import OrgId
@@ -55,6 +57,7 @@ class Organizations:
         """Somebody has just read them."""
         self._settings[org_id] = (settings, asyncio.get_running_loop().time() + KEPT_S)
 
-    def forget(self, org_id: OrgId) -> None:
-        """They have changed."""
-        self._settings.pop(org_id, None)
+    def read(self, row: FeedRow) -> None:
+        """One row of the control feed: settings that have changed are read again when they are wanted."""
+        if row.kind == SETTINGS_CHANGED:
+            self._settings.pop(OrgId(row.subject_id), None)

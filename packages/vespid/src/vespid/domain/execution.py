@@ -102,6 +102,9 @@ def _payload(
         "workflowId": context.workflow_id,
         "attemptCount": attempt,
     }
+    if node.type == "agent.execute" and node.named_secrets:
+        # The agent asks too whether scripts may have secrets, and believes no payload that does not say so.
+        payload |= _tool_settings(context.policy.settings)
     if node.type == "agent.run":
         payload |= _agent_run(node, config, context, scope)
     return payload
@@ -122,7 +125,7 @@ def _agent_run(node: PlanNode, config: dict[str, object], context: RunContext, s
     extra: dict[str, object] = {
         "runInput": _harmless(scope.input()),
         "effectiveToolsAllow": allowed,
-        "organizationSettings": {"tools": msgspec.to_builtins(settings.tools)},
+        **_tool_settings(settings),
     }
     if context.family_id and any(tool.startswith("memory.") for tool in allowed):
         extra["familyId"] = context.family_id
@@ -135,6 +138,10 @@ def _agent_run(node: PlanNode, config: dict[str, object], context: RunContext, s
     if context.policy.github_api_base_url is not None:
         extra["env"] = {"githubApiBaseUrl": context.policy.github_api_base_url}
     return extra
+
+
+def _tool_settings(settings: OrgSettings) -> dict[str, object]:
+    return {"organizationSettings": {"tools": msgspec.to_builtins(settings.tools)}}
 
 
 def _harmless(value: object) -> object:

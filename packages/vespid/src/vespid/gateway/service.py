@@ -97,6 +97,7 @@ class GatewayService:
         )
         self._feed = ControlFeed(self.house.db, self.house.fanout, poll_s=settings.feed_poll_ms / 1000)
         self._feed.listen(self._orders.read)
+        self._feed.listen(self.house.organizations.read)
         placing = Placing(self.house, self._turn_store) if settings.role in ("brain", "all") else None
         place = None if placing is None else placing.place
         self._clients = (

@@ -1,4 +1,4 @@
-"""What the control feed says about people: written in the transaction of the change."""
+"""What the control feed says about people and organizations: written in the transaction of the change."""
 
 from uuid import UUID
 
@@ -8,6 +8,8 @@ import msgspec
 from vespid.store.queries import load
 
 QUERIES = load("announcements")
+
+SETTINGS_CHANGED = "settings_changed"
 
 
 async def announce_member_removed(connection: asyncpg.Connection, org_id: UUID, user_id: UUID) -> None:
@@ -19,6 +21,11 @@ async def announce_session_revoked(connection: asyncpg.Connection, session_id: U
     """`session_revoked`: the subject is the login; it ends everywhere."""
     payload = msgspec.json.encode({"userId": str(user_id)})
     await connection.execute(QUERIES.announce, None, "session_revoked", str(session_id), payload)
+
+
+async def announce_settings_changed(connection: asyncpg.Connection, org_id: UUID) -> None:
+    """`settings_changed`: the subject is the organization; whoever keeps its settings reads them again."""
+    await connection.execute(QUERIES.announce, org_id, SETTINGS_CHANGED, str(org_id), b"{}")
 
 
 async def announce_key_revoked(connection: asyncpg.Connection, org_id: UUID, key_id: UUID) -> None:

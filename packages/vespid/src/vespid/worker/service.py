@@ -4,10 +4,11 @@ import structlog
 
 from vespid.bus.channels import CLOUD_QUEUE
 from vespid.bus.messages import CancelOrder
+from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.house import House, own_or_borrowed
 from vespid.dispatch.tool_calls import ToolCalls
 from vespid.security.envelope import Keyring
-from vespid.service import Stack
+from vespid.service import Service, Stack
 from vespid.settings import WorkerSettings
 from vespid.store.secrets import SecretResolver
 from vespid.worker.agent_run import AgentRuns
@@ -72,9 +73,16 @@ class WorkerService:
             concurrency=settings.continuation_concurrency,
         )
         schedules = Schedules(self.house, max_attempts=settings.retry_attempts)
+        # Whose house it borrows, their feed tells it too.
+        feeds: list[Service] = []
+        if house is None:
+            feed = ControlFeed(self.house.db, self.house.fanout)
+            feed.listen(self.house.organizations.read)
+            feeds = [feed]
         self._stack = Stack(
             [
                 own_or_borrowed(self.house, borrowed=house is not None),
+                *feeds,
                 runner,
                 calls,
                 cloud,

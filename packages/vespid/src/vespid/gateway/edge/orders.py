@@ -96,9 +96,6 @@ class Orders:
 
     def read(self, row: FeedRow) -> None:
         """One row of the feed."""
-        if row.kind == "settings_changed" and row.organization_id is not None:
-            self._house.organizations.forget(OrgId(str(row.organization_id)))
-            return
         if not row.kind.startswith("executor_"):
             return
         executor_id = ExecutorId(row.subject_id)
