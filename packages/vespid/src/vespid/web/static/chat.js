@@ -174,7 +174,8 @@ function drawn(event) {
       return bubble("agent", String(payload.message ?? payload.content ?? JSON.stringify(payload)), event.createdAt);
     case "tool_call":
     case "tool_result": {
-      const inner = payload.payload ?? payload;
+      // What a host tells of a tool is within.
+      const inner = payload.data ?? payload;
       const name = String(inner.tool ?? payload.message ?? "");
       const title = fill(event.eventType === "tool_call" ? texts.tool_call : inner.isError ? texts.tool_failed : texts.tool_result, { name });
       return folded(title, JSON.stringify(inner, null, 2));
