@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, Request, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, Request, async_playwright, expect
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 SCREENSHOTS = Path(os.environ.get("VESPID_SCREENSHOTS") or Path(__file__).parents[2] / ".state" / "screenshots")
@@ -20,6 +20,9 @@ WIDE, NARROW = (1280, 900), (360, 780)
 WITHIN_MS = 30_000
 # Of axe's four, those that nobody may be left with.
 GRAVE = ("serious", "critical")
+
+# Five seconds, unless told otherwise: too few on a busy machine.
+expect.set_options(timeout=WITHIN_MS)
 
 
 class Person:
