@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from redis.asyncio import Redis
 from tests.support.forward import Line, line_to
 from tests.support.organization import until
 from tests.support.processes import SCRIPTED_AGENT, Processes, server_env
-from tests.support.servers import PostgresServer
+from tests.support.servers import EmbeddedServers, PostgresServer
 
 from vespid_client import AsyncClient, Chat, MemoryStore
 
@@ -46,16 +45,15 @@ class Installed:
 async def installed(
     postgres_server: PostgresServer,
     migrated_template: str,
-    redis_server_url: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Installed]:
     """An API, a gateway, a worker, and an agent that has the scripted engine."""
-    redis = Redis.from_url(redis_server_url)
-    await redis.flushdb()
-    await redis.aclose()
+    # A Redis of its own: this installation outlives single tests, and its worker would take the wakes of theirs.
+    servers = EmbeddedServers()
+    redis_url = (await servers.valkey()).url
     database = await postgres_server.clone(migrated_template)
     processes = Processes(
-        tmp_path_factory.mktemp("client"), server_env(postgres_server.url(database), redis_server_url) | QUICK
+        tmp_path_factory.mktemp("client"), server_env(postgres_server.url(database), redis_url) | QUICK
     )
     try:
         for command in ("api", "gateway", "worker"):
@@ -79,6 +77,7 @@ async def installed(
     finally:
         await processes.stop()
         await postgres_server.drop(database)
+        await servers.stop()
 
 
 @pytest_asyncio.fixture
