@@ -12,6 +12,9 @@ from tests.support.model_server import ModelServer, Say, Tool, call_tools
 from tests.support.page_commands import Shell, Words, follow, replaced, steps_of
 from tests.support.processes import BIN, Processes
 
+# A page of commands, one after the other, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(400)
+
 README = Path(__file__).parents[2] / "README.md"
 KEY = "sk-of-whoever-reads"
 

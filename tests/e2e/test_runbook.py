@@ -6,12 +6,16 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from tests.support.installed import QUICK
 from tests.support.page_commands import Shell, Words, follow, steps_of
 from tests.support.processes import BIN, Processes
 
 from vespid.settings.table import settings_page
+
+# A page of commands, one after the other, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(400)
 
 PAGE = Path(__file__).parents[2] / "docs" / "runbook.md"
 # What an operator's shell has: the settings of the installation.
