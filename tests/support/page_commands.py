@@ -28,8 +28,7 @@ _LOOKS = re.compile(
 )
 LOOK_WITHIN_S: Final = 20.0
 LOOK_AGAIN_S: Final = 0.2
-# A host that left in good order may be taken for a busy one until its presence is stale (30 s in tests).
-WITHIN_S: Final = 100.0
+WITHIN_S: Final = 60.0
 
 _BLOCK = re.compile(r"^( *)```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _HOLE = re.compile(r"…|<([a-zA-Z][a-zA-Z0-9-]*)>")

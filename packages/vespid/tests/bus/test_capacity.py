@@ -151,6 +151,7 @@ async def test_says_why_nobody(book: RedisCapacity) -> None:
     assert await book.choose(ask("r1", requirement=west, wait=False)) == Refused(NoneReason.NONE_MATCHES)
     await book.upsert(executor("x1", routable=False))
     assert await book.choose(ask("r1", wait=False)) == Refused(NoneReason.ALL_FULL)
+    assert await book.choose(ask("r1", pin=ExecutorId("x1"), wait=False)) == Refused(NoneReason.NOT_TAKING)
     assert await book.choose(ask("r1", pin=ExecutorId("gone"))) == Waiting(NoneReason.NONE_CONNECTED)
 
 

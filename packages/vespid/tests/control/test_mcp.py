@@ -35,6 +35,19 @@ def stepping(superuser: "asyncpg.Connection") -> Stepping:
     return Stepping(superuser)
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once somebody has read what there is and waits for more."""
+    has_looked, wait = asyncio.Event(), RunWatch.wait
+
+    async def noted(watch: RunWatch, limit_s: float) -> None:
+        has_looked.set()
+        await wait(watch, limit_s)
+
+    monkeypatch.setattr(RunWatch, "wait", noted)
+    return has_looked
+
+
 async def key_of(owner: Caller, role: str = "member") -> tuple[str, str]:
     """A new API key, and its id."""
     made = await owner.post("/v1/orgs/{org}/api-keys", {"name": "assistant", "role": role})
@@ -102,7 +115,12 @@ async def test_a_key_makes_one_run_of_repeated_starts(control: Control, owner: C
 
 
 async def test_it_waits_for_events_by_notice_and_goes_on_behind_them(
-    control: Control, owner: Caller, key: str, stepping: Stepping, monkeypatch: pytest.MonkeyPatch
+    control: Control,
+    owner: Caller,
+    key: str,
+    stepping: Stepping,
+    looks: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Not by looking again: that would be after the test is over.
     monkeypatch.setattr(mcp_tools, "REREAD_S", 600.0)
@@ -111,17 +129,9 @@ async def test_it_waits_for_events_by_notice_and_goes_on_behind_them(
     names = {"workflowId": run["workflowId"], "runId": run["id"]}
     fanout = control.plane.deps.fanout
     assert fanout is not None
-    has_looked = asyncio.Event()
-    wait = RunWatch.wait
-
-    async def noted(watch: RunWatch, limit_s: float) -> None:
-        has_looked.set()
-        await wait(watch, limit_s)
-
-    monkeypatch.setattr(RunWatch, "wait", noted)
     async with assistant(control.url, key) as me, asyncio.timeout(WITHIN_S):
         waiting = asyncio.create_task(me.call("read_run_events", **names, waitSeconds=30))
-        await has_looked.wait()
+        await looks.wait()
         await stepping.append(run["id"], "run_started", "node_started")
         fanout.publish(run_channel(RunId(run["id"])), b"2")
         read = await waiting
@@ -139,16 +149,21 @@ async def test_it_waits_for_events_by_notice_and_goes_on_behind_them(
         }
 
 
-async def test_a_wait_ends_with_the_key_and_with_the_server(control: Control, owner: Caller) -> None:
+async def test_a_wait_ends_with_the_key_and_with_the_server(
+    control: Control, owner: Caller, looks: asyncio.Event
+) -> None:
     key, key_id = await key_of(owner)
     run = await start(owner, await published(owner))
     names = {"workflowId": run["workflowId"], "runId": run["id"], "waitSeconds": 30}
     async with assistant(control.url, key) as me, asyncio.timeout(WITHIN_S):
         waiting = asyncio.create_task(me.refused("read_run_events", **names))
+        await looks.wait()
         assert (await owner.delete(f"/v1/orgs/{{org}}/api-keys/{key_id}")).status == 200
         assert await waiting == (401, "UNAUTHORIZED")
     async with assistant(control.url, (await key_of(owner))[0]) as me, asyncio.timeout(WITHIN_S):
+        looks.clear()
         waiting = asyncio.create_task(me.call("read_run_events", **names))
+        await looks.wait()
         control.plane.deps.stopping.set()
         assert (await waiting)["events"] == []
 

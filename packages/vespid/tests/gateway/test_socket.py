@@ -1,6 +1,8 @@
 """The executor's socket: who is let in, what is said, and which frames end it."""
 
+import asyncio
 import time
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
@@ -9,6 +11,7 @@ from tests.support.ground import Executor
 from tests.support.organization import until
 
 from vespid.bus.channels import org_channel
+from vespid.bus.choice import ExecutorPresence, Next
 from vespid.bus.org_news import OrgNews, decode
 from vespid.control.agents import AGENT_TOKEN_PREFIX
 from vespid.store.agents import rotate_agent_token
@@ -110,6 +113,39 @@ async def test_whoever_is_shown_connected_can_be_given_work(fleet: Fleet, gatewa
     await scripted.connect()
     await fleet.routed(executor)
     await until(shown, "its next connection is shown")
+
+
+async def test_a_late_report_does_not_bring_back_who_has_left(
+    fleet: Fleet, gateway: Gateway, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = fleet.scripted(gateway, executor)
+    await scripted.connect()
+    await fleet.routed(executor)
+    capacity = gateway.service.house.capacity
+    has_left, upsert = asyncio.Event(), capacity.upsert
+    told: list[str] = []
+
+    async def late(presence: ExecutorPresence) -> Sequence[Next]:
+        await has_left.wait()
+        handed = await upsert(presence)
+        told.append(presence.executor_id)
+        return handed
+
+    async def listed() -> bool:
+        return bool(await fleet.redis.sismember(f"{{o:{executor.org_id}}}:xs", executor.id))
+
+    async def left() -> bool:
+        return not await listed()
+
+    monkeypatch.setattr(capacity, "upsert", late)
+    await scripted.send({"type": "draining", "reason": "stopping"})
+    await scripted.settled()
+    await scripted.drop()
+    await until(left, "Redis is told that it has left")
+    has_left.set()
+    await until(lambda: told == [executor.id], "the report of its drain comes behind")
+    await until(left, "and is taken back")
+    assert await fleet.redis.hget(f"{{o:{executor.org_id}}}:x:{executor.id}", "e") is None
 
 
 async def test_an_unknown_protocol_in_the_hello_closes_with_4426(

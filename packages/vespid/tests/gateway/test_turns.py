@@ -12,6 +12,7 @@ from tests.support.executor import Frame, ScriptedExecutor
 from tests.support.gateways import Fleet, Gateway
 from tests.support.ground import Executor
 from tests.support.organization import until
+from tests.support.processes import Processes
 from tests.support.talk import Talk
 
 from vespid.bus import session_news
@@ -284,6 +285,46 @@ async def test_without_any_host_a_message_fails_at_once(gateway: Gateway, talk: 
     assert (await answered(talk, 2))["code"] == "NO_AGENT_AVAILABLE"
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_a_pinned_host_that_went_with_its_gateway_is_waited_for(
+    fleet: Fleet, gateway: Gateway, org: OrgId, talk: Talk, processes: Processes, is_killed: bool
+) -> None:
+    """A restart of the gateway is no reason to fail what is said meanwhile."""
+    leaving = await processes.start("gateway")
+    executor = await fleet.ground.executor(org)
+    scripted = ScriptedExecutor(fleet.http, leaving.url, executor.token)
+    scripted.capabilities = ECHO
+    await scripted.connect()
+    await fleet.routed(executor)
+    await talk.send("one")
+    await final(scripted, await opened(scripted))
+    await answered(talk, 2)
+    await (leaving.kill() if is_killed else leaving.terminate())
+    await talk.send("two")
+    await until(lambda: _is(talk, "waiting"), "it waits", 10.0)
+    again = await fleet.join(gateway, executor, **ECHO)
+    await final(again, await opened(again), "back")
+    assert (await answered(talk, 4))["message"] == "back"
+
+
+async def test_a_pinned_host_that_left_by_itself_is_not_waited_for(
+    fleet: Fleet, gateway: Gateway, org: OrgId, talk: Talk
+) -> None:
+    scripted = await host(fleet, gateway, org)
+    await talk.send("one")
+    await final(scripted, await opened(scripted))
+    await answered(talk, 2)
+    await scripted.drop()
+
+    async def has_left() -> bool:
+        return bool(await fleet.ground.sql.fetchval("select bool_and(lost_at is not null) from executors"))
+
+    await until(has_left, "it has left", 10.0)
+    await talk.send("two")
+    assert (await answered(talk, 4))["code"] == "NO_AGENT_AVAILABLE"
+    assert not await _is(talk, "waiting")
+
+
 async def test_the_session_works_again_as_soon_as_a_host_appears(
     fleet: Fleet, gateway: Gateway, org: OrgId, talk: Talk
 ) -> None:
@@ -315,6 +356,26 @@ async def test_a_busy_pinned_host_is_waited_for_and_that_is_said(
     assert turn["message"] == "two"
     await final(only, turn)
     await answered(talk, 4)
+
+
+async def test_a_session_leaves_a_pinned_host_that_takes_nothing_new(
+    fleet: Fleet, gateway: Gateway, org: OrgId, talk: Talk
+) -> None:
+    cordoned = await fleet.ground.executor(org)
+    first = await fleet.join(gateway, cordoned, **ECHO)
+    await talk.send("one")
+    await final(first, await opened(first))
+    await answered(talk, 2)
+    await fleet.ground.announce("executor_cordoned", cordoned.id, org)
+    await fleet.routed(cordoned, is_routable=False)
+    # Nobody else is there: it is waited for.
+    await talk.send("two")
+    await until(lambda: _is(talk, "waiting"), "it waits", 10.0)
+    await final(second := await host(fleet, gateway, org), await opened(second), "elsewhere")
+    assert (await answered(talk, 4))["message"] == "elsewhere"
+    await talk.send("three")
+    await final(second, await second.next("session_turn"), "still")
+    await fleet.ground.announce("executor_uncordoned", cordoned.id, org)
 
 
 async def test_byon_comes_first_and_managed_only_where_it_is_asked_for(

@@ -25,6 +25,13 @@ class NoneReason(StrEnum):
     QUOTA = "QUOTA"
     # Older requests of the same signature wait; this one was told not to.
     BEHIND = "BEHIND"
+    # The one that is asked for is connected and takes nothing new: cordoned, draining, silent or paused.
+    NOT_TAKING = "NOT_TAKING"
+
+    @property
+    def told(self) -> "NoneReason":
+        """As people are told: behind others, or with one that takes nothing, nobody has room."""
+        return NoneReason.ALL_FULL if self in (NoneReason.BEHIND, NoneReason.NOT_TAKING) else self
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

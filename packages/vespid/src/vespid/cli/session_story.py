@@ -116,7 +116,8 @@ class SessionStory:
         elif action == "turn_restarted":
             self._aside("the answer is made again")
         elif action == "waiting":
-            self._aside("waiting for a machine that is busy")
+            is_away = str(told.get("reason")).startswith("NONE_")
+            self._aside(f"waiting for a machine that is {'connecting again' if is_away else 'busy'}")
         elif action == "session_reset":
             self._aside("begun anew" + (", all is forgotten" if told.get("mode") == "clear_history" else ""))
         else:

@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import Counter
 
 from vespid.bus.channels import EDGES, run_channel
-from vespid.bus.choice import Ask, Cold, Held, Next, Refused, Reserved, Waiting
+from vespid.bus.choice import Ask, Cold, Held, Next, NoneReason, Refused, Reserved, Waiting
 from vespid.bus.errors import BusError
 from vespid.bus.messages import CancelOrder, Offer, encode
 from vespid.bus.ports import Capacity, Fanout, Mail
@@ -38,8 +38,6 @@ WARM_TRIES = 3
 EDGES_TRIED = 16
 
 _decode_requirement = msgspec.json.Decoder(Requirement).decode
-
-RefusalReason = Literal["NONE_CONNECTED", "NONE_MATCHES", "ALL_FULL", "QUOTA", "BEHIND"]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,16 +84,15 @@ def _requirement(kind: str, stored: bytes | msgspec.Raw | None) -> Requirement:
     return Requirement(kind) if stored is None else _decode_requirement(stored)
 
 
-def refusal_code(reason: str, *, pinned: bool) -> tuple[Code, dict[str, str]]:
+def refusal_code(reason: NoneReason, *, pinned: bool) -> tuple[Code, dict[str, str]]:
     """The contract's code and details for "nobody now" (`api.md` §8)."""
-    details = {"reason": reason}
-    if reason == "QUOTA":
+    details = {"reason": str(reason.told)}
+    if reason is NoneReason.QUOTA:
         return Code.ORG_QUOTA_EXCEEDED, details
     if pinned:
-        offline = reason in ("NONE_CONNECTED", "NONE_MATCHES")
+        offline = reason in (NoneReason.NONE_CONNECTED, NoneReason.NONE_MATCHES)
         return (Code.PINNED_AGENT_OFFLINE if offline else Code.EXECUTOR_OVER_CAPACITY), details
-    # To stand behind others means that nobody had room for them either.
-    return Code.NO_AGENT_AVAILABLE, {"reason": "ALL_FULL" if reason == "BEHIND" else reason}
+    return Code.NO_AGENT_AVAILABLE, details
 
 
 class Scheduler:
@@ -275,15 +272,12 @@ class Scheduler:
         except BusError as error:
             log.warning("cancel_postponed", request_id=request_id, error=str(error))
 
-    async def _note_waiting(self, work: Wanted, reason: str) -> None:
-        # Standing behind others is, to a person, that all are full.
-        noted = await self._executions.note_waiting(
-            WaitNote(work.request_id, "ALL_FULL" if reason == "BEHIND" else str(reason))
-        )
+    async def _note_waiting(self, work: Wanted, reason: NoneReason) -> None:
+        noted = await self._executions.note_waiting(WaitNote(work.request_id, reason.told))
         if noted.run_id is not None:
             self._fanout.publish(run_channel(str(noted.run_id)), b"%d" % (noted.seq or 0))
 
-    async def _refuse(self, work: Wanted, reason: str) -> None:
+    async def _refuse(self, work: Wanted, reason: NoneReason) -> None:
         code, details = refusal_code(reason, pinned=work.pin is not None)
         await self._conclude(work.request_id, work.org_id, code, msgspec.json.encode(details))
 

@@ -64,6 +64,7 @@ local function choose(request, org, sig, new_quota, pin, wait, priority, since, 
       local h = executor(pin)
       if not h then return nil, nil, 'NONE_CONNECTED' end
       if call('SISMEMBER', P .. 'm:' .. sig, pin) == 0 then return nil, nil, 'NONE_MATCHES' end
+      if h[4] ~= '1' then return nil, nil, 'NOT_TAKING' end
       if avoids(record, pin) or not has_room(pin, h) then return nil, nil, 'ALL_FULL' end
       return pin, h
     end

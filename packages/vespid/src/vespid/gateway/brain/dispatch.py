@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from vespid.bus.choice import Cold, Held, Refused, Reserved
+from vespid.bus.choice import Cold, Held, NoneReason, Refused, Reserved
 from vespid.bus.errors import BusError
 from vespid.bus.messages import OfferAnswered, OfferRefused
 from vespid.dispatch.ending import cancel_request
@@ -129,7 +129,7 @@ class Dispatcher:
             if isinstance(told, OfferAnswered) and told.outcome == "conflict":
                 raise _conflict(row.request_id)
             return await self._await_row(row.request_id)
-        code, details = refusal_code("ALL_FULL", pinned=row.pin_executor_id is not None)
+        code, details = refusal_code(NoneReason.ALL_FULL, pinned=row.pin_executor_id is not None)
         raise ApiError(503, code, "No executor took the request.", details)
 
     async def _create_and_offer(self, row: NewRow, secret: SecretValue | None) -> None:
@@ -191,7 +191,7 @@ class Dispatcher:
             return choice
         if isinstance(choice, Cold):
             raise not_now()
-        reason = str(choice.reason) if isinstance(choice, Refused) else "ALL_FULL"
+        reason = choice.reason if isinstance(choice, Refused) else NoneReason.ALL_FULL
         raise nobody(reason, pinned=work.pin is not None)
 
     async def _send(self, row: NewRow, choice: Reserved | Held, *, create: bool) -> bool:

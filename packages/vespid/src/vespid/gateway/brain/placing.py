@@ -7,6 +7,7 @@ session at once, and one that dies in between leaves nothing but a reservation t
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -23,7 +24,7 @@ from vespid.dispatch.backlog import Backlog
 from vespid.dispatch.house import House
 from vespid.dispatch.scheduler import Wanted
 from vespid.dispatch.turn_wanted import wanted
-from vespid.domain.placing import Attempt, Wish, attempts
+from vespid.domain.placing import GRACE_MS, Attempt, Wish, attempts
 from vespid.store.failure import STORE_FAILED
 from vespid.store.turns import SweptTurn, TurnStore, TurnToPlace
 from vespid.tasks import Tasks
@@ -44,7 +45,6 @@ LOOK_AGAIN_S = 1.0
 EDGES_TRIED = 16
 
 _AWAY: tuple[type[Exception], ...] = (BusError, *STORE_FAILED)
-_NOBODY = frozenset({"NONE_CONNECTED", "NONE_MATCHES"})
 
 
 class Placing:
@@ -153,26 +153,38 @@ class Placing:
 
     async def _choose(self, session_id: SessionId, turn: TurnToPlace, wish: Wish, work: Wanted) -> None:
         full: Attempt | None = None
+        resting: Attempt | None = None
+        away: ExecutorId | None = None
         reason = "NONE_CONNECTED"
         for attempt in attempts(wish):
             refused = await self._try(work, attempt)
             if refused is None:
                 PLACED.labels("offered").inc()
                 return
-            if refused not in _NOBODY:
+            if refused == "NONE_CONNECTED":
+                away = away or attempt.pin
+            elif refused == "NOT_TAKING":
+                # It may be so for hours; a session that may leave it does.
+                resting = resting or attempt
+            elif refused == "NONE_MATCHES":
+                reason = refused
+            else:
                 full = full or attempt
                 if attempt.is_held_for:
                     break
-            elif full is None and refused == "NONE_MATCHES":
-                reason = refused
-        if full is not None:
-            await self._wait(session_id, turn, work, full)
-        elif wish.may_come_back:
+        if (awaited := full or resting) is not None:
+            await self._wait(session_id, turn, work, awaited)
+        elif wish.may_come_back or await self._is_cut_off(away, turn):
             PLACED.labels("later").inc()
-            await self._note_waiting(session_id, turn, work.org_id, reason, wish.lost)
+            await self._note_waiting(session_id, turn, work.org_id, reason, wish.lost or away)
             self._look_again(work.org_id, session_id)
         else:
             await self._fail(session_id, turn, work.org_id, reason, pinned=wish.only is not None)
+
+    async def _is_cut_off(self, away: ExecutorId | None, turn: TurnToPlace) -> bool:
+        """Its own host went with a gateway, and the turn has not waited long for it."""
+        has_waited_ms = (datetime.now(UTC) - turn.created_at).total_seconds() * 1000
+        return away is not None and has_waited_ms < GRACE_MS and await self._turns.is_cut_off(away, GRACE_MS)
 
     async def _try(self, work: Wanted, attempt: Attempt) -> str | None:
         """Why nobody can have it there now; None: it is offered, or the book cannot be asked and the sweep goes on."""
@@ -194,8 +206,7 @@ class Placing:
         choice = await self._house.scheduler.ask(asked, wait=True)
         if isinstance(choice, Waiting):
             PLACED.labels("waits").inc()
-            reason = "ALL_FULL" if choice.reason == "BEHIND" else str(choice.reason)
-            await self._note_waiting(session_id, turn, work.org_id, reason, attempt.pin)
+            await self._note_waiting(session_id, turn, work.org_id, choice.reason.told, attempt.pin)
         elif isinstance(choice, (Reserved, Held)):
             await self._house.scheduler.propose(work.request_id, work.org_id, attempt.pool, choice)
 

@@ -129,7 +129,13 @@ class Registry:
     async def report_now(self, connection: Connection) -> None:
         """The same, and wait until it is told. Raises BusUnavailable."""
         self._partitions.used(connection.org_id)
-        await self._scheduler.forward(await self._capacity.upsert(self._presence(connection)))
+        try:
+            handed = await self._capacity.upsert(self._presence(connection))
+        finally:
+            if connection.is_over:
+                # It ended meanwhile, and Redis may have read its withdrawal before this.
+                self._tasks.start(self._withdraw(connection))
+        await self._scheduler.forward(handed)
 
     async def _report(self, connection: Connection) -> None:
         try:

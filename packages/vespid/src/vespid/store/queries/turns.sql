@@ -25,6 +25,9 @@ select vespid_note_turn_waiting($1, $2, $3, $4, $5, $6)
 -- name: fail_unplaced_turn
 select vespid_fail_unplaced_turn($1, $2, $3, $4, $5, $6, $7)
 
+-- name: is_cut_off
+select vespid_x_is_cut_off($1, $2)
+
 -- name: turns_of_executor
 select * from vespid_x_turns_of_executor($1)
 

@@ -198,7 +198,7 @@ function system(payload) {
     case "turn_restarted":
       return note(texts.restarted, "chat-note-wait");
     case "waiting":
-      return note(texts.waiting, "chat-note-wait");
+      return note(String(payload.reason).startsWith("NONE_") ? texts.away : texts.waiting, "chat-note-wait");
     case "session_reset":
       return note(payload.mode === "clear_history" ? texts.cleared : texts.reset);
     default:

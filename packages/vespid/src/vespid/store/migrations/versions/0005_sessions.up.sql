@@ -941,6 +941,18 @@ language sql stable security definer set search_path = pg_catalog, public as $$
     order by t.session_id limit most
 $$;
 
+-- Whether a host that the capacity book does not know went with its gateway, not by itself: it is about to connect again.
+-- Without `lost_at` it is connecting just now, or nobody has judged its gateway yet.
+create function vespid_x_is_cut_off(executor uuid, within_ms int) returns boolean
+language sql stable security definer set search_path = pg_catalog, public as $$
+    select exists (
+        select from executors x
+        where x.id = executor and x.revoked_at is null and x.enabled and x.edge_id is not null
+          and (x.lost_at is null
+               or (x.lost_at > now() - within_ms * interval '1 ms'
+                   and not exists (select from processes p where p.id = x.edge_id and p.lease_until > now()))))
+$$;
+
 do $$
 declare
     fn record;
@@ -954,7 +966,7 @@ begin
             'vespid_i_append_session_events', 'vespid_i_tell_session', 'vespid_i_turn_request', 'vespid_i_to_be_placed', 'vespid_i_end_turn',
             'vespid_i_error_event', 'vespid_i_unheard', 'vespid_i_page_end', 'vespid_i_cancel_turn', 'vespid_i_lose_turn', 'vespid_i_put_memory',
             'vespid_x_lease_turns', 'vespid_x_append_turn_events', 'vespid_x_finish_turns', 'vespid_x_lose_turns', 'vespid_x_turns_of_executor',
-            'vespid_x_attach_turns', 'vespid_x_put_memory', 'vespid_x_sweep_turns', 'vespid_x_live_turns'])
+            'vespid_x_attach_turns', 'vespid_x_put_memory', 'vespid_x_sweep_turns', 'vespid_x_live_turns', 'vespid_x_is_cut_off'])
     loop
         execute format('revoke all on function %s from public', fn.signature);
         execute format('grant execute on function %s to vespid_service, vespid_cross', fn.signature);
