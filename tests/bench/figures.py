@@ -12,6 +12,7 @@ import msgspec
 from tests.bench.floors import Floors
 from tests.bench.installation import Installation
 from tests.bench.loop import loop
+from tests.bench.pages import pages
 from tests.bench.report import Figure, figure
 from tests.bench.sandbox import sandbox
 from tests.bench.sessions import sessions
@@ -196,6 +197,7 @@ FIGURES: dict[str, Any] = {
     "workflow": workflow,
     "selection": selection,
     "idle": idle,
+    "pages": pages,
     "sessions": sessions,
     "sandbox": sandbox,
     "loop": loop,

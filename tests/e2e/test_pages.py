@@ -1,14 +1,17 @@
 """The pages as a new user walks through them, in a real browser, with real processes and real agents behind them."""
 
 import re
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 from tests.support.browser import Person
-from tests.support.organization import Organization
+from tests.support.organization import Organization, shell
 from tests.support.processes import Processes, RunningProcess
 
 pytestmark = pytest.mark.timeout(300)
@@ -169,6 +172,57 @@ async def test_what_is_typed_while_the_gateway_is_away_is_said_once_it_is_back(
     ann.complaints[:] = [one for one in ann.complaints if "WebSocket connection to" not in one]
 
 
+async def test_a_message_takes_files_along_and_its_turn_is_stopped_and_begun_anew(
+    ann: Person, organization: Organization
+) -> None:
+    machine, _ = await organization.pair()
+    page = ann.page
+    made = await organization.call("POST", "/v1/orgs/{org}/sessions", {"engineId": "vespid.echo.v1"}, status=201)
+    await ann.open(f"/sessions/{made.body['session']['id']}")
+
+    async def told(kind: str) -> list[Any]:
+        path = page.url.replace(ann.url, "/v1/orgs/{org}") + "/events"
+        events = (await organization.call("GET", path, status=200)).body["events"]
+        return [event["payload"] for event in events if event["eventType"] == kind]
+
+    await page.locator("[data-chat-attach]").set_input_files(
+        [
+            {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"buy milk"},
+            {"name": "photo.png", "mimeType": "image/png", "buffer": b"\x89PNG\r\n\x00\xff"},
+        ]
+    )
+    await ann.reads("photo.png was not attached")
+    box = page.get_by_label("Message")
+    await box.fill("what do I need?")
+    await box.press("Enter")
+    await expect(page.locator(".bubble-you .tag")).to_have_text("notes.txt")
+    answers = page.locator(".bubble-agent:not(.bubble-draft)")
+    await expect(answers).to_have_count(1)
+    (said,) = await told("user_message")
+    assert said["attachments"] == [{"name": "notes.txt", "mimeType": "text/plain", "contentText": "buy milk"}]
+
+    # A machine that hangs: it has the turn and says nothing of it.
+    machine.signal(signal.SIGSTOP)
+    try:
+        await box.fill("never mind")
+        await box.press("Enter")
+        await page.get_by_role("button", name="Stop").click()
+        await ann.reads("TURN_CANCELLED")
+        await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    finally:
+        machine.signal(signal.SIGCONT)
+    await box.fill("and now?")
+    await box.press("Enter")
+    await expect(answers).to_have_count(2)
+
+    await page.get_by_role("button", name="Reset").click()
+    await page.get_by_role("button", name="Forget what was said").click()
+    await ann.reads("forgot what was said")
+    assert [payload["mode"] for payload in await told("system") if payload["action"] == "session_reset"] == [
+        "clear_history"
+    ]
+
+
 async def test_the_way_from_nothing_to_a_decision_about_what_runs(ann: Person, installation: Processes) -> None:
     page = ann.page
     await ann.look("overview-new")
@@ -251,3 +305,40 @@ async def test_a_workflow_is_drawn_up_published_and_watched_as_it_runs(ann: Pers
     await ann.open("/runs?status=succeeded")
     await expect(page.get_by_role("link", name="look around")).to_be_visible()
     await ann.look("runs")
+
+
+async def test_a_run_is_read_whole_over_a_lost_connection_and_tried_again_from_where_it_failed(
+    ann: Person, organization: Organization, installation: Processes, tmp_path: Path
+) -> None:
+    await organization.pair()
+    mended, counted = tmp_path / "mended", tmp_path / "counted"
+    count = 'for i in $(seq 1 30); do echo "line $i."; sleep 0.1; done'
+    published = await organization.publish(
+        shell(f"echo once >> {counted}; {count}", "count"),
+        shell(f"test -e {mended}", "check"),
+    )
+    workflow_id = published["workflow"]["id"]
+    run_id = await organization.start_run(workflow_id)
+    page = ann.page
+    await ann.open(f"/runs/{run_id}")
+    terminal = page.locator("[data-node=count] .terminal")
+    await expect(terminal).to_contain_text("line 3.")
+    (api,) = installation.running("api")
+    await api.kill()
+    await expect(page.locator("[data-live-state]")).to_be_visible()
+    await installation.start("api")
+    await expect(terminal).to_contain_text("line 30.")
+    await expect(page.locator("[data-live-state]")).to_be_hidden()
+    assert re.findall(r"line (\d+)\.", await terminal.inner_text()) == [str(i) for i in range(1, 31)]
+
+    await expect(page.locator("#run-facts .badge-failed")).to_be_visible()
+    await ann.look("run-failed")
+    mended.touch()
+    await page.locator("[data-node=check] summary").click()
+    await page.locator("[data-node=check]").get_by_role("button", name="Retry from here").click()
+    await page.wait_for_url(lambda url: "/runs/" in url and not url.endswith(run_id))
+    await expect(page.locator("#run-facts .badge-succeeded")).to_be_visible()
+    assert counted.read_text() == "once\n"
+    await expect(page.get_by_role("link", name=run_id[-8:])).to_be_visible()
+    # What the browser and HTMX say of the control plane that was not there.
+    ann.complaints[:] = [one for one in ann.complaints if not re.search("htmx:|ERR_", one)]

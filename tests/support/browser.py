@@ -7,6 +7,7 @@
 import os
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -84,16 +85,22 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
 
 
+@asynccontextmanager
+async def launched() -> AsyncIterator[Browser]:
+    """A browser while it is needed."""
+    async with async_playwright() as playwright:
+        # Its own sandbox needs rights that root in a container has not.
+        started = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield started
+        await started.close()
+
+
 @pytest_asyncio.fixture
 async def browser() -> AsyncIterator[Browser]:
     """A browser of this test's own."""
-    program = chromium()
-    if program is None:
+    if chromium() is None:
         if os.environ.get("VESPID_TEST_BROWSER") == "require":
             pytest.fail("there is no Chromium here (Debian's package `chromium`)")
         pytest.skip("there is no Chromium here (Debian's package `chromium`)")
-    async with async_playwright() as playwright:
-        # Its own sandbox needs rights that root in a container has not.
-        started = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    async with launched() as started:
         yield started
-        await started.close()

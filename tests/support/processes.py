@@ -206,6 +206,7 @@ def server_env(database_url: str, redis_url: str) -> dict[str, str]:
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", "/tmp"),
         "VESPID_ENV": "test",
+        "WORKFLOW_RETRY_BACKOFF_MS": "500",
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "API_HOST": "127.0.0.1",

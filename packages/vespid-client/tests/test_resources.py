@@ -118,6 +118,8 @@ async def test_a_workflow_is_drafted_published_and_drafted_again(newcomer: Async
     draft = await newcomer.workflows.create("Hello", DSL, editor_state={"zoom": 1})
     changed = await newcomer.workflows.update(draft.id, name="Hello!", editor_state=None)
     assert (changed.name, changed.editor_state, changed.dsl) == ("Hello!", None, draft.dsl)
+    with pytest.raises(Conflict):
+        await newcomer.workflows.update(draft.id, name="Of old", version=draft.version)
     published = await newcomer.workflows.publish(draft.id)
     assert (published.workflow.status, published.webhook) == ("published", None)
     with pytest.raises(Conflict):

@@ -100,6 +100,21 @@ async def test_the_database_itself_keeps_a_published_revision(owner: Caller, sup
             await superuser.execute(f"update workflows set {change} where id = $1", workflow["id"])
 
 
+async def test_a_draft_that_somebody_has_changed_since_is_not_overwritten(owner: Caller) -> None:
+    workflow = await create(owner)
+    path = f"{W}/{workflow['id']}"
+    read = workflow["version"]
+    mine = (await owner.put(path, {"name": "mine", "version": read})).body["workflow"]
+    theirs = await owner.put(path, {"name": "theirs", "version": read})
+    assert (theirs.status, theirs.body["code"], theirs.body["details"]) == (
+        409,
+        "CONFLICT",
+        {"version": mine["version"]},
+    )
+    assert (await owner.get(path)).body["workflow"] == mine
+    assert (await owner.put(path, {"name": "theirs", "version": mine["version"]})).status == 200
+
+
 async def test_a_new_draft_goes_on_from_a_published_revision(owner: Caller) -> None:
     workflow = await create(owner)
     await owner.put(f"{W}/{workflow['id']}", {"editorState": {"zoom": 2}})

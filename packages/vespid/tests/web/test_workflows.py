@@ -134,6 +134,23 @@ async def test_a_draft_is_saved_and_what_is_not_valid_is_told_and_not_kept(contr
     assert (now["name"], now["dsl"]) == ("renamed", changed)
 
 
+async def test_two_who_edit_one_draft_do_not_overwrite_each_other(control: Pages, owner: Caller) -> None:
+    path = f"/workflows/{(await draft(owner))['id']}"
+    visit = control.visit(owner)
+
+    def version_of(page: Page) -> str:
+        return re.findall(r'name="version" value="(\d+)"', page.html)[0]
+
+    loaded = version_of(await visit.get(path))
+    mine = await visit.send(path, {"name": "mine", "dsl": json(DSL), "version": loaded}, hx_target="check")
+    theirs = await visit.send(path, {"name": "theirs", "dsl": json(DSL), "version": loaded}, hx_target="check")
+    assert (theirs.status, "Copy what you have written here" in theirs.text) == (409, True)
+    assert (await visit.send(f"{path}/publish", {"name": "theirs", "dsl": json(DSL), "version": loaded})).status == 409
+    # Who saved goes on saving.
+    again = {"name": "mine, too", "dsl": json(DSL), "version": version_of(mine)}
+    assert (await visit.send(path, again, hx_target="check")).status == 200
+
+
 async def test_publishing_keeps_what_is_written_and_shows_a_webhook_once(control: Pages, owner: Caller) -> None:
     workflow = await draft(owner)
     path = f"/workflows/{workflow['id']}"

@@ -100,9 +100,13 @@ class Workflows:
         name: str | msgspec.UnsetType = msgspec.UNSET,
         dsl: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET,
         editor_state: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET,
+        version: int | msgspec.UnsetType = msgspec.UNSET,
     ) -> Workflow:
-        """Change a draft; what is left out stays. Raises Conflict for what is published."""
-        given = {"name": name, "dsl": dsl, "editorState": editor_state}
+        """Change a draft; what is left out stays. `version`: that of the draft as it was read.
+
+        Raises Conflict for what is published, and for what has another version by now.
+        """
+        given = {"name": name, "dsl": dsl, "editorState": editor_state, "version": version}
         body = {field: value for field, value in given.items() if value is not msgspec.UNSET}
         return (await self._api.call(CHANGE_WORKFLOW, body=body, path={"workflow_id": workflow_id})).workflow
 

@@ -239,7 +239,7 @@ async def _applied(client: "AsyncClient", wanted: WorkflowFile, current: "list[W
     if newest.dsl == wanted.dsl:
         return newest, "unchanged"
     if newest.status == "draft":
-        return await client.workflows.update(newest.id, dsl=wanted.dsl), "draft updated"
+        return await client.workflows.update(newest.id, dsl=wanted.dsl, version=newest.version), "draft updated"
     draft = await client.workflows.new_draft(newest.id)
     return await client.workflows.update(draft.id, dsl=wanted.dsl), f"new draft of revision {newest.revision}"
 

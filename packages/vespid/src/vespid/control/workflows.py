@@ -48,6 +48,8 @@ class WorkflowChange(msgspec.Struct, frozen=True, rename="camel", forbid_unknown
     name: Name | msgspec.UnsetType = msgspec.UNSET
     dsl: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     editor_state: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    # That of the draft that was read; where it has changed since, nothing is overwritten.
+    version: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Workflow(msgspec.Struct, frozen=True, rename="camel"):
@@ -192,12 +194,18 @@ async def list_revisions(
 async def change_workflow(
     workflow_id: FromPath[str], data: JSONBody[WorkflowChange], tenant: NamedDependency[TenantContext]
 ) -> WorkflowAnswer:
-    """Change a draft. What is published does not change: make a new draft of it."""
+    """Change a draft. What is published does not change: make a new draft of it.
+
+    With `version`, that of the draft as it was read, a draft that somebody has changed since is refused with 409.
+    """
     row = row_id(workflow_id)
     if data.dsl is not msgspec.UNSET:
         validated(data.dsl)
     async with tenant.transaction() as connection:
-        await _locked_draft(connection, row)
+        draft = await _locked_draft(connection, row)
+        if data.version not in (msgspec.UNSET, draft.version):
+            message = f"The draft has changed since: it is at version {draft.version}, not {data.version}."
+            raise ApiError(409, "CONFLICT", message, {"version": draft.version})
         workflow = await rows.change_draft(
             connection,
             row,

@@ -94,7 +94,7 @@ async def save_workflow(
     if not visitor.is_htmx:
         return visitor.go_to(f"/workflows/{workflow_id}")
     visitor.tell("workflow.saved")
-    return visitor.page("workflows/check.html", drawing=drawing, refused=None)
+    return visitor.page("workflows/check.html", drawing=drawing, refused=None, version=saved["version"])
 
 
 @post("/workflows/{workflow_id:str}/publish", status_code=200)
@@ -143,6 +143,9 @@ async def start_run(
 
 async def _save(visitor: Visitor, workflow_id: str, given: Mapping[str, str]) -> Any:
     change = {"name": given.get("name", ""), "dsl": _definition(given)}
+    if given.get("version"):
+        # What somebody else has saved since the page was loaded is not overwritten.
+        change["version"] = _json(given["version"], "version")
     return (await visitor.api.put(f"workflows/{workflow_id}", change))["workflow"]
 
 

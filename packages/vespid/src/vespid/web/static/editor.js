@@ -72,6 +72,7 @@ checker.addEventListener("htmx:configRequest", (event) => {
 });
 // What is published is what is written here.
 publisher.addEventListener("htmx:configRequest", (event) => {
+  event.detail.parameters.version = document.getElementById("draft-version").value;
   event.detail.parameters.name = name.value;
   event.detail.parameters.dsl = code.value;
 });
