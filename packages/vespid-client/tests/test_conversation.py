@@ -45,7 +45,18 @@ def answers(items: list[ChatItem]) -> dict[int, str]:
     return {item.turn: item.text for item in items if isinstance(item, Final)}
 
 
-def test_answers_are_those_to_the_oldest_message_that_waits() -> None:
+def test_an_answer_is_that_to_the_message_which_it_names() -> None:
+    said = (event(8, "user_message"), event(9, "user_message"))
+    named = event(10, "agent_final", message="nine", userEventSeq=9)
+    earlier = event(11, "agent_final", message="five", userEventSeq=5)
+    assert answers(told(Conversation(7), *said, named, earlier)) == {9: "nine"}
+    # What runs when one joins is not of the message that is said next.
+    joined = (event(8, "tool_call"), event(9, "user_message"))
+    ended = (event(10, "agent_final", userEventSeq=6), event(11, "agent_final", message="nine", userEventSeq=9))
+    assert answers(told(Conversation(7), *joined, *ended)) == {9: "nine"}
+
+
+def test_an_answer_that_names_none_is_to_the_oldest_message_that_waits() -> None:
     items = told(
         Conversation(),
         *(event(1, "user_message"), event(2, "user_message"), event(3, "agent_final", message="one")),

@@ -1,8 +1,8 @@
 """What a client socket tells of one session, put in order. Pure: frames in, items out.
 
-Events come by `seq`, each once, also over a lost socket. Deltas name the message that they answer; events do not, so
-that is worked out here: turns run one at a time, in the order of their messages; an `error` names its message, and an
-`agent_final` answers the oldest that waits.
+Events come by `seq`, each once, also over a lost socket. Deltas name the message that they answer, and so do the events
+that end a turn; of the others it is worked out here: turns run one at a time, in the order of their messages. An
+`agent_final` that names none, as those of older servers, answers the oldest that waits.
 """
 
 from dataclasses import dataclass
@@ -170,13 +170,16 @@ class Conversation:
         if frame.event_type == "user_message":
             self._waiting.append(frame.seq)
             return frame.seq
-        if frame.event_type == "error":
+        if frame.event_type in ("agent_final", "error"):
             turn = payload.get("userEventSeq")
             if turn in self._waiting:
                 self._waiting.remove(turn)
-            return turn if isinstance(turn, int) else None
-        if frame.event_type == "agent_final":
-            return self._waiting.pop(0) if self._waiting else None
+                return int(turn)
+            if frame.event_type == "error":
+                return turn if isinstance(turn, int) else None
+            if self._waiting and (turn is None or self._waiting[0] == _EARLIER):
+                return self._waiting.pop(0)
+            return None
         if frame.event_type in _OF_A_TURN and not self._waiting:
             self._waiting.append(_EARLIER)
         return self._waiting[0] if self._waiting else None

@@ -85,6 +85,7 @@ async def test_an_assistant_finds_a_workflow_and_starts_it(
         assert [tool.name for tool in tools if tool.annotations and not tool.annotations.read_only_hint] == [
             "start_run",
             "cancel_run",
+            "retry_run",
             "decide_approval",
         ]
         (found,) = (await me.call("list_workflows", status="published"))["workflows"]
@@ -112,6 +113,20 @@ async def test_a_key_makes_one_run_of_repeated_starts(control: Control, owner: C
         assert first == again
         assert await me.refused("start_run", input={"b": 2}, **once) == (409, "CONFLICT")
     assert len((await owner.get(f"{path}/runs")).body["runs"]) == 1
+
+
+async def test_a_run_that_failed_is_tried_again_once_for_a_key(
+    control: Control, owner: Caller, key: str, stepping: Stepping
+) -> None:
+    run = await start(owner, await published(owner))
+    names = {"workflowId": run["workflowId"], "runId": run["id"]}
+    async with assistant(control.url, key) as me:
+        assert await me.refused("retry_run", **names) == (409, "CONFLICT")
+        await stepping.be_at(run["id"], "failed", '{"s": "failed", "a": 1}')
+        first, again = [await me.call("retry_run", **names, idempotencyKey="k") for _ in range(2)]
+        assert first == again
+        assert (first["run"]["retryOf"]["runId"], first["run"]["status"]) == (run["id"], "queued")
+        assert await me.refused("retry_run", **names, fromNodeId="nobody") == (400, "BAD_REQUEST")
 
 
 async def test_it_waits_for_events_by_notice_and_goes_on_behind_them(
@@ -181,6 +196,7 @@ async def test_what_is_anothers_is_not_there(control: Control, owner: Caller, st
             ("list_runs", {"workflowId": run["workflowId"]}),
             ("get_run", names),
             ("cancel_run", names),
+            ("retry_run", names),
             ("read_run_events", names | {"waitSeconds": 30}),
             ("get_node_output", names | {"nodeId": "n1"}),
             ("get_run", {"workflowId": str(uuid4()), "runId": "no id"}),

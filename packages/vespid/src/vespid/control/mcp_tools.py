@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 from litestar.handlers import HTTPRouteHandler
 
-from vespid.control import agents, approvals, events, runs, workflows
+from vespid.control import agents, approvals, events, retry, runs, workflows
 from vespid.control.body import decode_body
 from vespid.control.context import TenantContext, role_for, row_id
 from vespid.control.deps import Deps
@@ -32,6 +32,10 @@ OUTPUT_CHARS = 20_000
 WorkflowId = Annotated[str, msgspec.Meta(description="The workflow's id (of one revision).")]
 ApprovalId = Annotated[str, msgspec.Meta(description="The approval's id.")]
 RunId = Annotated[str, msgspec.Meta(description="The run's id.")]
+IdempotencyKey = Annotated[
+    Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None,
+    msgspec.Meta(description="Of your choice. Repeating the call with the same key starts no second run."),
+]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT, description="How many at most.")]
 Cursor = Annotated[str | None, msgspec.Meta(description="The nextCursor of the page before.")]
 
@@ -62,15 +66,22 @@ class RunsOfWorkflow(Arguments, frozen=True):
 class StartRun(Arguments, frozen=True):
     workflow_id: WorkflowId
     input: Annotated[Any, msgspec.Meta(description="What the run is given: any JSON value.")] = None
-    idempotency_key: Annotated[
-        Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None,
-        msgspec.Meta(description="Of your choice. Repeating the call with the same key starts no second run."),
-    ] = None
+    idempotency_key: IdempotencyKey = None
 
 
 class OfRun(Arguments, frozen=True):
     workflow_id: WorkflowId
     run_id: RunId
+
+
+class RetryRun(Arguments, frozen=True):
+    workflow_id: WorkflowId
+    run_id: RunId
+    from_node_id: Annotated[
+        str | None,
+        msgspec.Meta(description="This node and what comes after it run again; without it, what has not succeeded."),
+    ] = None
+    idempotency_key: IdempotencyKey = None
 
 
 class ReadRunEvents(Arguments, frozen=True):
@@ -224,6 +235,14 @@ async def _cancel_run(tenant: TenantContext, deps: Deps, given: OfRun) -> msgspe
     return answer
 
 
+async def _retry_run(tenant: TenantContext, deps: Deps, given: RetryRun) -> msgspec.Struct:
+    body = msgspec.json.encode((given.workflow_id, given.run_id, given.from_node_id))
+    once = once_of_tool(deps, tenant, "retry_run", given.idempotency_key, body)
+    what = retry.RetryBody(given.from_node_id)
+    answer = await retry.retry_run.fn(given.workflow_id, given.run_id, tenant, deps, once, what)
+    return msgspec.json.decode(answer.content, type=_Answer)
+
+
 async def _get_node_output(tenant: TenantContext, _deps: Deps, given: GetNodeOutput) -> msgspec.Struct:
     answer: runs.NodeOutput = await runs.get_node_output.fn(given.workflow_id, given.run_id, given.node_id, tenant)
     text = msgspec.json.encode(answer.output).decode()
@@ -360,6 +379,15 @@ _TOOLS: tuple[Tool[Any], ...] = (
         _cancel_run,
         is_read=False,
         is_destructive=True,
+    ),
+    Tool(
+        "retry_run",
+        "Retry a run",
+        "A new run that takes over what a finished one has done and does the rest. Follow it with read_run_events.",
+        RetryRun,
+        retry.retry_run,
+        _retry_run,
+        is_read=False,
     ),
     Tool(
         "list_approvals",
