@@ -4,10 +4,10 @@
 const LINES_MAX = 2000;
 const LINE_CHARS_MAX = 4000;
 const BASIC = [[0, 0, 0], [205, 49, 49], [13, 160, 80], [190, 150, 20], [36, 114, 200], [188, 63, 188], [17, 168, 205], [200, 200, 200]];
-// CSI … final | OSC … BEL or ST | any other escape of two characters
-const ESCAPE = /\x1b(?:\[([0-9;:?<=>]*)[ -\/]*([@-~])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_()*+#%=>78c])/y;
+// CSI … final | OSC … BEL or ST | any other: characters in between (`ESC ( B`, as `tput sgr0` says it) and a final one
+const ESCAPE = /\x1b(?:\[([0-9;:?<=>]*)[ -\/]*([@-~])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -\/]*[0-Z\\^-~])/y;
 // What may become one of these with the next piece.
-const UNFINISHED = /\x1b(?:\[[0-9;:?<=>]*[ -\/]*|\][^\x07\x1b]{0,4096}\x1b?)?$/;
+const UNFINISHED = /\x1b(?:\[[0-9;:?<=>]*[ -\/]*|\][^\x07\x1b]{0,4096}\x1b?|[ -\/]{0,8})$/;
 
 export class Terminal {
   // `onCut(characters)`: so many have been taken away at the beginning, in all.
