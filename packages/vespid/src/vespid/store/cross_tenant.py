@@ -56,6 +56,7 @@ _REASONS: Final = {
     "vespid_x_turns_of_executor": "what a lost or revoked host had",
     "vespid_x_attach_turns": "what a host that is back still has",
     "vespid_x_put_memory": "what the pinned host pushed",
+    "vespid_x_is_cut_off": "whether a session's host went with its gateway; hosts may be managed",
     "vespid_x_live_turns": "what the bus's rebuild must know of sessions",
     # Sweeps: whoever runs one sweeps for all.
     "vespid_x_sweep_executions": "deadlines that have passed",

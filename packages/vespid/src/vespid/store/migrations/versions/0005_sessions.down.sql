@@ -1,3 +1,4 @@
+drop function vespid_x_is_cut_off;
 drop function vespid_x_live_turns;
 drop function vespid_x_sweep_turns;
 drop function vespid_x_put_memory;
