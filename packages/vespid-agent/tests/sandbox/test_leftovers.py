@@ -23,7 +23,7 @@ from vespid_agent.sandbox.workdir import SLOTS, Workdirs
 from .conftest import MakeTask, Observed
 from .test_docker import backend_of
 
-pytestmark = [pytest.mark.promise("P11"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.promise("P11"), pytest.mark.timeout(600)]
 
 WARM_UP = 20
 AT_ONCE = 50
