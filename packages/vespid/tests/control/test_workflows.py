@@ -111,6 +111,8 @@ async def test_a_draft_that_somebody_has_changed_since_is_not_overwritten(owner:
         "CONFLICT",
         {"version": mine["version"]},
     )
+    # Who did not get the answer asks once more.
+    assert (await owner.put(path, {"name": "mine", "version": read})).body["workflow"] == mine
     assert (await owner.get(path)).body["workflow"] == mine
     assert (await owner.put(path, {"name": "theirs", "version": mine["version"]})).status == 200
 

@@ -204,6 +204,9 @@ async def change_workflow(
     async with tenant.transaction() as connection:
         draft = await _locked_draft(connection, row)
         if data.version not in (msgspec.UNSET, draft.version):
+            if _is_already_so(draft, data):
+                # The same once more, from somebody who did not get the answer.
+                return WorkflowAnswer(_shown(draft))
             message = f"The draft has changed since: it is at version {draft.version}, not {data.version}."
             raise ApiError(409, "CONFLICT", message, {"version": draft.version})
         workflow = await rows.change_draft(
@@ -283,6 +286,15 @@ async def _locked_draft(connection: asyncpg.Connection, workflow_id: UUID) -> ro
     if workflow.status != "draft":
         raise conflict("This revision is published and does not change. Make a new draft of it.")
     return workflow
+
+
+def _is_already_so(draft: rows.WorkflowRow, asked: WorkflowChange) -> bool:
+    shown = _shown(draft)
+    return (
+        asked.name in (msgspec.UNSET, shown.name)
+        and asked.dsl in (msgspec.UNSET, shown.dsl)
+        and asked.editor_state in (msgspec.UNSET, shown.editor_state)
+    )
 
 
 def validated(dsl: dict[str, Any]) -> ParsedWorkflow:
