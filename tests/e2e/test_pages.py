@@ -299,7 +299,7 @@ async def test_a_workflow_is_drawn_up_published_and_watched_as_it_runs(ann: Pers
     # Before it is over: what was printed so far, in its colour.
     await expect(page.locator("span.fg-2", has_text="green")).to_be_visible()
     await expect(page.get_by_text("running", exact=True).first).to_be_visible()
-    await expect(page.get_by_text("succeeded", exact=True).first).to_be_visible()
+    await expect(page.locator("#run-facts .badge-succeeded")).to_be_visible()
     await ann.reads("Ann")
     await ann.look("run")
     await ann.open("/runs?status=succeeded")
