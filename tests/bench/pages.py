@@ -10,7 +10,7 @@ from playwright.async_api import Browser, StorageState
 from tests.bench.floors import Floors
 from tests.bench.installation import Installation
 from tests.bench.report import Figure, figure
-from tests.support.browser import launched
+from tests.support.browser import chromium, launched
 
 VISITS = 15
 _TIMES = """() => {
@@ -21,7 +21,10 @@ _TIMES = """() => {
 
 
 async def pages(at: Installation, _floors: Floors) -> dict[str, Figure]:
-    """The sign-in, which is everybody's first page, and the overview of somebody who is signed in."""
+    """The sign-in, which is everybody's first page, and the overview of somebody who is signed in; without a browser,
+    nothing."""
+    if chromium() is None:
+        return {}
     async with launched() as browser:
         signed_in = await browser.new_context()
         page = await signed_in.new_page()

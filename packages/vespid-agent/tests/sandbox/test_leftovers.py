@@ -85,8 +85,8 @@ async def test_five_hundred_tasks_and_fifty_at_once_leave_nothing(name: str, loo
 
 @pytest.mark.xdist_group("docker")
 @pytest.mark.needs_root
-@pytest.mark.parametrize(("prepared", "in_a_row"), [(0, 60), (2, 240)])
-async def test_hundreds_of_containers_and_fifty_at_once_leave_nothing(
+@pytest.mark.parametrize(("prepared", "in_a_row"), [(0, 60), (2, 500)])
+async def test_five_hundred_containers_and_fifty_at_once_leave_nothing(
     container_engine: ContainerEngine,
     look: Look,
     workdirs: Workdirs,

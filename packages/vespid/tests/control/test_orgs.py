@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from tests.support.control import Caller, Control
+from tests.support.organization import until
 
 from vespid.dispatch.feed import ControlFeed
 from vespid.dispatch.organizations import KEPT_S, Organizations
@@ -143,7 +144,9 @@ async def test_who_keeps_settings_reads_them_again_as_soon_as_they_change(contro
     async with running(feed):
         assert not (await kept.settings(org)).tools.shell_run_enabled
         await owner.put("/v1/orgs/{org}/settings", {"tools": {"shellRunEnabled": True}})
+
+        async def has_read() -> bool:
+            return (await kept.settings(org)).tools.shell_run_enabled
+
         # Half of the time for which they would be kept without the feed.
-        async with asyncio.timeout(KEPT_S / 2):
-            while not (await kept.settings(org)).tools.shell_run_enabled:
-                await asyncio.sleep(0.05)
+        await until(has_read, "the change is read", KEPT_S / 2)

@@ -131,11 +131,8 @@ async def test_a_late_report_does_not_bring_back_who_has_left(
         told.append(presence.executor_id)
         return handed
 
-    async def listed() -> bool:
-        return bool(await fleet.redis.sismember(f"{{o:{executor.org_id}}}:xs", executor.id))
-
     async def left() -> bool:
-        return not await listed()
+        return not await fleet.redis.sismember(f"{{o:{executor.org_id}}}:xs", executor.id)
 
     monkeypatch.setattr(capacity, "upsert", late)
     await scripted.send({"type": "draining", "reason": "stopping"})

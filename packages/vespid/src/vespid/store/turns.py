@@ -319,9 +319,10 @@ class TurnStore:
         )
         return failed
 
-    async def is_cut_off(self, executor_id: ExecutorId, within_ms: int) -> bool:
-        """Whether a host that is not there lost its gateway within that time, so that it is about to come back."""
-        return bool(await self._db.fetchval_system(QUERIES.is_cut_off, UUID(executor_id), within_ms))
+    async def is_cut_off(self, executor_id: ExecutorId, *, waiting_since: datetime, within_ms: int) -> bool:
+        """Whether a host that is not there went with its gateway and is about to come back, to a turn that has waited
+        less than that time."""
+        return bool(await self._db.fetchval_system(QUERIES.is_cut_off, UUID(executor_id), within_ms, waiting_since))
 
     async def of_executor(self, executor_id: ExecutorId) -> list[HeldTurn]:
         """Turns that are with an executor, and those that wait for it."""

@@ -7,7 +7,6 @@ session at once, and one that dies in between leaves nothing but a reservation t
 
 import asyncio
 import contextlib
-from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -174,17 +173,14 @@ class Placing:
                     break
         if (awaited := full or resting) is not None:
             await self._wait(session_id, turn, work, awaited)
-        elif wish.may_come_back or await self._is_cut_off(away, turn):
+        elif wish.may_come_back or (
+            away is not None and await self._turns.is_cut_off(away, waiting_since=turn.created_at, within_ms=GRACE_MS)
+        ):
             PLACED.labels("later").inc()
             await self._note_waiting(session_id, turn, work.org_id, reason, wish.lost or away)
             self._look_again(work.org_id, session_id)
         else:
             await self._fail(session_id, turn, work.org_id, reason, pinned=wish.only is not None)
-
-    async def _is_cut_off(self, away: ExecutorId | None, turn: TurnToPlace) -> bool:
-        """Its own host went with a gateway, and the turn has not waited long for it."""
-        has_waited_ms = (datetime.now(UTC) - turn.created_at).total_seconds() * 1000
-        return away is not None and has_waited_ms < GRACE_MS and await self._turns.is_cut_off(away, GRACE_MS)
 
     async def _try(self, work: Wanted, attempt: Attempt) -> str | None:
         """Why nobody can have it there now; None: it is offered, or the book cannot be asked and the sweep goes on."""

@@ -26,7 +26,8 @@ select vespid_note_turn_waiting($1, $2, $3, $4, $5, $6)
 select vespid_fail_unplaced_turn($1, $2, $3, $4, $5, $6, $7)
 
 -- name: is_cut_off
-select vespid_x_is_cut_off($1, $2)
+-- By one clock, which is not that of whoever asks.
+select $3::timestamptz > now() - $2::int * interval '1 ms' and vespid_x_is_cut_off($1, $2)
 
 -- name: turns_of_executor
 select * from vespid_x_turns_of_executor($1)
