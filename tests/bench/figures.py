@@ -152,7 +152,7 @@ async def selection(at: Installation, _floors: Floors) -> dict[str, Figure]:
                     capabilities=Capabilities(),
                 )
             )
-        await capacity.rebuild(org_id, [], 0)
+        await capacity.rebuild(org_id, [], 0, life=await capacity.prepare(org_id))
 
         async def choose(org_id: OrgId = org_id, requirement: Requirement = requirement) -> None:
             request_id = RequestId(f"{next(_numbers)}:n:1")

@@ -45,7 +45,7 @@ async def book(connection: Connection, clock: Clock) -> RedisCapacity:
     """A warm book for two organizations and the managed pool."""
     book = RedisCapacity(connection, clock=clock)
     for org in (ORG, OTHER, None):
-        await book.rebuild(org, [], clock())
+        await book.rebuild(org, [], clock(), life=await book.prepare(org))
     return book
 
 
@@ -467,8 +467,8 @@ async def test_emptied_redis_grants_nothing_until_rebuilt(
     await book.upsert(executor("x1", org=fleet_org))
     assert isinstance(await book.choose(ask("r2", pool=pool)), Cold)
     rows = [LeasedRow(RequestId("r1"), ORG, ExecutorId("x1"), pool)]
-    await book.rebuild(ORG, rows, clock())
-    await book.rebuild(None, rows, clock())
+    for partition in (ORG, None):
+        await book.rebuild(partition, rows, clock(), life=await book.prepare(partition))
     assert await book.choose(ask("r2", pool=pool, wait=False)) == Refused(NoneReason.ALL_FULL)
     assert await book.inflight(ORG) == 1
     await book.release(RequestId("r1"), ORG)
@@ -514,7 +514,7 @@ async def test_a_rebuilt_managed_lease_counts_and_is_given_back_in_both_partitio
     await book.upsert(executor("x1", org=None, capacity=1))
     rows = [LeasedRow(RequestId("r1"), ORG, ExecutorId("x1"), "managed")]
     for partition in (None, ORG):
-        await book.rebuild(partition, rows, clock())
+        await book.rebuild(partition, rows, clock(), life=await book.prepare(partition))
     assert await book.inflight(ORG) == 1
     assert isinstance(await book.choose(ask("r2", pool="managed", wait=False)), Refused)
     await book.release(RequestId("r1"), ORG, pool="managed", executor_id=ExecutorId("x1"))
@@ -549,8 +549,28 @@ async def test_generation_changes_with_a_new_life(book: RedisCapacity, connectio
     assert await book.generation(ORG) == first
     await connection.call("FLUSHDB")
     assert await book.generation(ORG) is None
-    await book.rebuild(ORG, [], clock())
+    await book.rebuild(ORG, [], clock(), life=await book.prepare(ORG))
     assert await book.generation(ORG) not in (None, first)
+
+
+@pytest.mark.promise("P1")
+async def test_a_partition_emptied_after_the_edges_reported_does_not_begin_a_life_without_them(
+    book: RedisCapacity, connection: Connection, clock: Clock
+) -> None:
+    await connection.call("FLUSHDB")
+    lost = await book.prepare(ORG)
+    await book.upsert(executor("x1"))
+    await connection.call("FLUSHDB")
+    await book.rebuild(ORG, [], clock(), life=lost)
+    await book.rebuild(ORG, [], clock())
+    assert await book.generation(ORG) is None
+    life = await book.prepare(ORG)
+    assert await book.prepare(ORG) == life, "two who warm it at once begin one life"
+    await book.rebuild(ORG, [], clock(), life=lost)
+    assert await book.generation(ORG) is None
+    await book.upsert(executor("x1"))
+    await book.rebuild(ORG, [], clock(), life=life)
+    assert won(await book.choose(ask("r1"))) == "x1"
 
 
 @pytest.mark.promise("P5")

@@ -48,7 +48,7 @@ async def commands_per_life(url: str, fleet: int) -> dict[str, int]:
         await book.confirm(request, ORG, choice.executor_id, "byon")
         await book.release(request, ORG, pool="byon")
 
-    await book.rebuild(ORG, [], 0)
+    await book.rebuild(ORG, [], 0, life=await book.prepare(ORG))
     for start in range(0, fleet, 500):
         await asyncio.gather(*(book.upsert(presence(i)) for i in range(start, min(start + 500, fleet))))
     await life("warm")

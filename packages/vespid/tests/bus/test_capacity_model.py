@@ -97,7 +97,7 @@ class Book(RuleBasedStateMachine):
         ]
         for org in (*self.orgs, None):
             mine = [row for row in rows if org is None or row.org_id == org]
-            self.follow(await self.book.rebuild(org, mine, self.now))
+            self.follow(await self.book.rebuild(org, mine, self.now, life=await self.book.prepare(org)))
 
     @property
     def fleet(self) -> OrgId | None:

@@ -51,7 +51,7 @@ async def book(counting: Counting) -> RedisCapacity:
                 capabilities=Capabilities(),
             )
         )
-        await book.rebuild(org, [], 0)
+        await book.rebuild(org, [], 0, life=await book.prepare(org))
         # So that the signature is known.
         await book.choose(ask("first", org))
         await book.release(RequestId("first"), org, pool="byon")

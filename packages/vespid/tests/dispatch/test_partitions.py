@@ -31,6 +31,8 @@ class World:
     leases: list[SimpleNamespace] = field(default_factory=list)
     turns: list[LiveTurn] = field(default_factory=list)
     away: bool = False
+    # How often Redis was emptied.
+    emptied: int = 0
     cold: set[OrgId | None] = field(default_factory=set)
     rebuilt: list[tuple[OrgId | None, list[LeasedRow]]] = field(default_factory=list)
     swept: list[OrgId | None] = field(default_factory=list)
@@ -49,10 +51,17 @@ class World:
         self.happened.set()
         return ()
 
-    async def rebuild(self, org_id: OrgId | None, rows: Sequence[LeasedRow], as_of_ms: int) -> Sequence[Next]:
+    async def prepare(self, org_id: OrgId | None) -> str:
+        self._up()
+        return f"life-{self.emptied}"
+
+    async def rebuild(
+        self, org_id: OrgId | None, rows: Sequence[LeasedRow], as_of_ms: int, *, life: str = ""
+    ) -> Sequence[Next]:
         self._up()
         self.rebuilt.append((org_id, list(rows)))
-        self.cold.discard(org_id)
+        if life == f"life-{self.emptied}":
+            self.cold.discard(org_id)
         self.happened.set()
         return (TURN,)
 
@@ -132,6 +141,24 @@ async def test_a_cold_partition_lives_again_when_every_edge_has_said_what_it_hol
     await partitions.warm(ORG)
     assert [(org, requests(rows)) for org, rows in world.rebuilt] == [(ORG, ["r001"])]
     assert world.forwarded == [TURN]
+
+
+@pytest.mark.promise("P1")
+async def test_edges_are_asked_again_when_redis_is_emptied_once_more_after_they_reported(
+    world: World, partitions: Partitions
+) -> None:
+    world.gateways, world.cold = [EDGE, DEAD], {ORG}
+    await partitions.warm_if_cold(ORG)
+    first = await world.asked.get()
+    partitions.reported(CapacityReported(EDGE, first.nonce))
+    world.emptied += 1
+    partitions.reported(CapacityReported(DEAD, first.nonce))
+    second = await world.asked.get()
+    assert (second.org_id, world.cold) == (ORG, {ORG})
+    for edge in (EDGE, DEAD):
+        partitions.reported(CapacityReported(edge, second.nonce))
+    await partitions.warm(ORG)
+    assert (world.cold, world.asked.qsize()) == (set(), 0)
 
 
 async def test_a_dead_edge_does_not_keep_a_partition_cold(

@@ -110,7 +110,16 @@ class RedisCapacity:
         """Name of the partition's present life; None when it is cold."""
         return await self._of(org_id).generation()
 
-    async def rebuild(self, org_id: OrgId | None, rows: Sequence[LeasedRow], as_of_ms: int) -> Sequence[Next]:
+    async def prepare(self, org_id: OrgId | None) -> str:
+        """The partition's next life, or the one that goes on; see `ports.Capacity`."""
+        life = None
+        while life is None:
+            life = await self._of(org_id).prepare(new_id())
+        return life
+
+    async def rebuild(
+        self, org_id: OrgId | None, rows: Sequence[LeasedRow], as_of_ms: int, *, life: str = ""
+    ) -> Sequence[Next]:
         """Make confirmed reservations equal to the leased rows of this organization (None: all managed ones)."""
         partition = self._of(org_id)
         wanted = {row.request_id: row for row in rows if org_id is not None or row.pool == "managed"}
@@ -128,7 +137,7 @@ class RedisCapacity:
             page = slice(start, start + _ROWS_PER_CALL)
             handed += await partition.reconcile("", leaks[page], leased[page])
         # Warm only when every lease is in: nothing is granted on half the truth.
-        handed += await partition.reconcile(new_id(), [], [])
+        handed += await partition.reconcile(life, [], [])
         return await self._deliver(handed)
 
     def _organization(self, org_id: OrgId) -> Partition:

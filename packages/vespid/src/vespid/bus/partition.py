@@ -162,16 +162,22 @@ class Partition:
 
     async def reconcile(
         self,
-        generation: str,
+        life: str,
         leaks: Sequence[tuple[RequestId, str]],
         rows: Sequence[tuple[RequestId, OrgId, ExecutorId]],
     ) -> list[Handed]:
         arguments: list[str] = [part for leak in leaks for part in leak]
         arguments += [part for row in rows for part in row]
-        reply = await self._connection.run(_RECONCILE, self._meta, self._now(), generation, len(leaks), *arguments)
+        reply = await self._connection.run(_RECONCILE, self._meta, self._now(), life, len(leaks), *arguments)
         if not isinstance(reply, list) or len(reply) != 2:
             raise BusReplyError(f"unexpected reply from reconcile: {reply!r}")
         return _handed(reply[1])
+
+    async def prepare(self, life: str) -> str | None:
+        """The life that begins next, or has begun: `life` where there was none. None: it was emptied just now."""
+        await self._connection.call("HSETNX", self._meta, "next", life)
+        reply = await self._connection.call("HGET", self._meta, "next")
+        return None if reply is None else _text(reply)
 
     async def generation(self) -> str | None:
         reply = await self._connection.call("HGET", self._meta, "gen")

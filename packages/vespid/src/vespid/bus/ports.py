@@ -54,8 +54,19 @@ class Capacity(Protocol):
     async def generation(self, org_id: OrgId | None) -> str | None:
         """Name of the partition's present life; None when it is cold. An edge that sees another one reports again."""
 
-    async def rebuild(self, org_id: OrgId | None, rows: Sequence[LeasedRow], as_of_ms: int) -> Sequence[Next]:
-        """Make reservations equal to the leased rows read from Postgres at `as_of_ms`; warms a cold partition."""
+    async def prepare(self, org_id: OrgId | None) -> str:
+        """Name of the life that begins next, the same for all who ask, until the partition is emptied again.
+
+        Asked for before the edges report: so it is known whether their reports are still there when it begins.
+        """
+
+    async def rebuild(
+        self, org_id: OrgId | None, rows: Sequence[LeasedRow], as_of_ms: int, *, life: str = ""
+    ) -> Sequence[Next]:
+        """Make reservations equal to the leased rows read from Postgres at `as_of_ms`.
+
+        A cold partition is warm then if `life` is the one that was prepared there; emptied since, it stays cold.
+        """
 
 
 class Mail(Protocol):

@@ -106,9 +106,14 @@ class Partitions:
 
     async def _warm(self, partition: Partition) -> None:
         try:
-            await self._collect_reports(partition)
-            as_of_ms, rows = await self._leased([partition])
-            await self._forward(await self._capacity.rebuild(partition, rows[partition], as_of_ms))
+            while True:
+                life = await self._capacity.prepare(partition)
+                await self._collect_reports(partition)
+                as_of_ms, rows = await self._leased([partition])
+                await self._forward(await self._capacity.rebuild(partition, rows[partition], as_of_ms, life=life))
+                if await self._capacity.generation(partition) is not None:
+                    break
+                # It was emptied again meanwhile: what the edges reported is lost, so they are asked once more.
             log.info("partition_warm", partition=partition or "managed", leases=len(rows[partition]))
         except _FAILED as error:
             # The next ask finds it cold again.

@@ -1,4 +1,4 @@
--- now, generation to begin when there is none ('' leaves it), number of leaks,
+-- now, life to begin if it is the one that was prepared and not lost since ('' begins none), number of leaks,
 -- then pairs of leaks: request, when it was last confirmed; then triples of leased rows: request, org, executor
 -- -> generation (or false), handed
 local leaks = tonumber(ARGV[3])
@@ -18,5 +18,5 @@ handing_on(function()
   end
   return freed
 end, 64)
-if ARGV[2] ~= '' then call('HSETNX', KEYS[1], 'gen', ARGV[2]) end
+if ARGV[2] ~= '' and call('HGET', KEYS[1], 'next') == ARGV[2] then call('HSETNX', KEYS[1], 'gen', ARGV[2]) end
 return { call('HGET', KEYS[1], 'gen'), handed }
