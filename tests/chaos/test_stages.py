@@ -45,6 +45,13 @@ async def patient(processes: Processes) -> AsyncIterator[Organization]:
         yield organization
 
 
+@pytest_asyncio.fixture
+async def mourned(processes: Processes) -> AsyncIterator[Organization]:
+    """The same, but for the leases of servers: one that has died is believed in for as long as a test takes."""
+    async with installed(processes, QUICK | {"VESPID_PROCESS_LEASE_MS": "60000"}) as organization:
+        yield organization
+
+
 async def kill_and_restart(organization: Organization, command: str) -> None:
     for process in organization.processes.running(command):
         await process.kill()
@@ -209,6 +216,31 @@ async def test_an_emptied_redis_stops_nothing(
         return await reserved(redis_url, quick.id) == 0
 
     await until(nothing_reserved, "what was reserved is given back", within_s=20)
+
+
+@pytest.mark.promise("P1")
+async def test_a_redis_emptied_again_while_it_is_being_filled_stops_nothing(
+    mourned: Organization, tmp_path: Path, redis_url: str
+) -> None:
+    """A gateway that has died is waited for (2 s): time between the others' reports and the new life."""
+    await mourned.pair("east")
+    workflow = (await mourned.publish(shell(Marks(tmp_path).script(), "a")))["workflow"]
+    book = f"{{o:{mourned.id}}}"
+    async with Redis.from_url(redis_url) as client:
+
+        async def reported() -> bool:
+            return await client.scard(f"{book}:xs") == 1
+
+        await until(reported, "the agent is in the book")
+        for process in mourned.processes.running("gateway"):
+            await process.kill()
+        await client.flushdb()
+        await mourned.processes.start("gateway")
+        await until(reported, "the agent is in the book that begins anew", within_s=30)
+        assert not await client.hexists(f"{book}:meta", "gen")
+        await client.flushdb()
+    run_id = await mourned.start_run(workflow["id"])
+    assert (await mourned.finished(workflow["id"], run_id))["status"] == "succeeded"
 
 
 @pytest.mark.promise("P4")
