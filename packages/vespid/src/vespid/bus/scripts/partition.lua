@@ -1,6 +1,7 @@
 -- What all capacity scripts share: one partition, {o:<organization>} or {m:<shard>}. KEYS[1] is "<partition>:meta";
 -- every other key is derived from it and carries the same hash tag, so a script never leaves its slot.
---   meta        hash: gen (absent: cold), next (the gen that is being prepared, or has begun), quota, seq (grows with every use), sigv (changes with every new signature)
+--   meta        hash: gen (absent: cold), next (the gen that is being prepared, or has begun), quota,
+--               seq (grows with every use), sigv (changes with every new signature)
 --   req         hash: request -> record, see `fields`; a request is in exactly one state
 --   fl          set: requests that count against the organization's quota
 --   unc         sorted set: unconfirmed reservations by expiry
